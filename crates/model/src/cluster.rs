@@ -1,0 +1,290 @@
+//! The cluster: all objects, changed one at a time, and what each change touches.
+
+use crate::{Name, Namespace, Node, ObjectName, Place, Pod, Service, ServiceCidr, Slice};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+/// An object of any kind that we know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "objects live in it only on their way into the cluster")]
+pub enum Object {
+    /// A Service.
+    Service(Service),
+    /// An EndpointSlice.
+    Slice(Slice),
+    /// A Node.
+    Node(Node),
+    /// A Namespace.
+    Namespace(Namespace),
+    /// A Pod.
+    Pod(Pod),
+    /// A ServiceCIDR.
+    ServiceCidr(ServiceCidr),
+}
+
+/// Which object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ObjectKey {
+    /// A Service.
+    Service(ObjectName),
+    /// An EndpointSlice.
+    Slice(ObjectName),
+    /// A Node.
+    Node(Name),
+    /// A Namespace.
+    Namespace(Name),
+    /// A Pod.
+    Pod(ObjectName),
+    /// A ServiceCIDR.
+    ServiceCidr(Name),
+}
+
+impl Object {
+    /// Which object it is.
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            Object::Service(o) => ObjectKey::Service(o.name.clone()),
+            Object::Slice(o) => ObjectKey::Slice(o.name.clone()),
+            Object::Node(o) => ObjectKey::Node(o.name.clone()),
+            Object::Namespace(o) => ObjectKey::Namespace(o.name.clone()),
+            Object::Pod(o) => ObjectKey::Pod(o.name.clone()),
+            Object::ServiceCidr(o) => ObjectKey::ServiceCidr(o.name.clone()),
+        }
+    }
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "nearly every change is an object, and none lives long")]
+pub enum Change {
+    /// The object is now so.
+    Apply(Object),
+    /// The object is gone.
+    Delete(ObjectKey),
+}
+
+/// What changes touched. Changes that change nothing touch nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Services whose own object or endpoints changed.
+    pub services: BTreeSet<ObjectName>,
+    /// Nodes that changed.
+    pub nodes: BTreeSet<Name>,
+    /// A ServiceCIDR changed.
+    pub service_cidrs: bool,
+    /// Namespaces that changed.
+    pub namespaces: BTreeSet<Name>,
+    /// Pods that changed.
+    pub pods: BTreeSet<ObjectName>,
+}
+
+impl Touched {
+    /// Whether nothing was touched.
+    pub fn is_empty(&self) -> bool {
+        let Touched { services, nodes, service_cidrs, namespaces, pods } = self;
+        services.is_empty() && nodes.is_empty() && !service_cidrs && namespaces.is_empty() && pods.is_empty()
+    }
+
+    /// Adds what another change touched.
+    pub fn merge(&mut self, other: Touched) {
+        let Touched { services, nodes, service_cidrs, namespaces, pods } = other;
+        self.services.extend(services);
+        self.nodes.extend(nodes);
+        self.service_cidrs |= service_cidrs;
+        self.namespaces.extend(namespaces);
+        self.pods.extend(pods);
+    }
+}
+
+/// All objects of the cluster that we were told of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    services: HashMap<ObjectName, Arc<Service>>,
+    /// Slices by the Service they belong to. A slice may come before its Service.
+    slices: HashMap<ObjectName, BTreeMap<Name, Arc<Slice>>>,
+    /// Which Service a slice belongs to, for the day it is deleted or moves to another.
+    slice_owner: HashMap<ObjectName, Name>,
+    nodes: BTreeMap<Name, Arc<Node>>,
+    namespaces: BTreeMap<Name, Arc<Namespace>>,
+    pods: HashMap<ObjectName, Arc<Pod>>,
+    service_cidrs: BTreeMap<Name, Arc<ServiceCidr>>,
+    /// One shared [`Place`] for all endpoints of a node.
+    places: HashSet<Arc<Place>>,
+}
+
+impl Cluster {
+    /// A cluster of which nothing is known.
+    pub fn new() -> Cluster {
+        Cluster::default()
+    }
+
+    /// Takes in one change and says what it touches.
+    pub fn apply(&mut self, change: Change) -> Touched {
+        let mut touched = Touched::default();
+        match change {
+            Change::Apply(object) => self.put(object, &mut touched),
+            Change::Delete(key) => self.delete(&key, &mut touched),
+        }
+        touched
+    }
+
+    fn put(&mut self, object: Object, touched: &mut Touched) {
+        match object {
+            Object::Service(service) => {
+                let name = service.name.clone();
+                if self.services.get(&name).is_none_or(|old| **old != service) {
+                    self.services.insert(name.clone(), Arc::new(service));
+                    touched.services.insert(name);
+                }
+            }
+            Object::Slice(slice) => self.put_slice(slice, touched),
+            Object::Node(node) => {
+                let name = node.name.clone();
+                if self.nodes.get(&name).is_none_or(|old| **old != node) {
+                    self.nodes.insert(name.clone(), Arc::new(node));
+                    touched.nodes.insert(name);
+                }
+            }
+            Object::Namespace(namespace) => {
+                let name = namespace.name.clone();
+                if self.namespaces.get(&name).is_none_or(|old| **old != namespace) {
+                    self.namespaces.insert(name.clone(), Arc::new(namespace));
+                    touched.namespaces.insert(name);
+                }
+            }
+            Object::Pod(pod) => {
+                let name = pod.name.clone();
+                if self.pods.get(&name).is_none_or(|old| **old != pod) {
+                    self.pods.insert(name.clone(), Arc::new(pod));
+                    touched.pods.insert(name);
+                }
+            }
+            Object::ServiceCidr(cidr) => {
+                let name = cidr.name.clone();
+                if self.service_cidrs.get(&name).is_none_or(|old| **old != cidr) {
+                    self.service_cidrs.insert(name, Arc::new(cidr));
+                    touched.service_cidrs = true;
+                }
+            }
+        }
+    }
+
+    fn put_slice(&mut self, mut slice: Slice, touched: &mut Touched) {
+        for endpoint in &mut slice.endpoints {
+            match self.places.get(&endpoint.place) {
+                Some(place) => endpoint.place = place.clone(),
+                None => {
+                    self.places.insert(endpoint.place.clone());
+                }
+            }
+        }
+        let name = slice.name.clone();
+        let service = ObjectName { namespace: name.namespace.clone(), name: slice.service.clone() };
+        let moved = self.slice_owner.get(&name).is_some_and(|owner| *owner != slice.service);
+        if moved {
+            self.delete(&ObjectKey::Slice(name.clone()), touched);
+        }
+        let slices = self.slices.entry(service.clone()).or_default();
+        if slices.get(&name.name).is_none_or(|old| **old != slice) {
+            self.slice_owner.insert(name.clone(), slice.service.clone());
+            slices.insert(name.name, Arc::new(slice));
+            touched.services.insert(service);
+        }
+    }
+
+    fn delete(&mut self, key: &ObjectKey, touched: &mut Touched) {
+        match key {
+            ObjectKey::Service(name) => {
+                if self.services.remove(name).is_some() {
+                    touched.services.insert(name.clone());
+                }
+            }
+            ObjectKey::Slice(name) => {
+                let Some(owner) = self.slice_owner.remove(name) else { return };
+                let service = ObjectName { namespace: name.namespace.clone(), name: owner };
+                if let Some(slices) = self.slices.get_mut(&service) {
+                    slices.remove(&name.name);
+                    if slices.is_empty() {
+                        self.slices.remove(&service);
+                    }
+                }
+                touched.services.insert(service);
+            }
+            ObjectKey::Node(name) => {
+                if self.nodes.remove(name).is_some() {
+                    touched.nodes.insert(name.clone());
+                    // Nodes come and go; the places of those that went are forgotten with them.
+                    self.places.retain(|place| Arc::strong_count(place) > 1);
+                }
+            }
+            ObjectKey::Namespace(name) => {
+                if self.namespaces.remove(name).is_some() {
+                    touched.namespaces.insert(name.clone());
+                }
+            }
+            ObjectKey::Pod(name) => {
+                if self.pods.remove(name).is_some() {
+                    touched.pods.insert(name.clone());
+                }
+            }
+            ObjectKey::ServiceCidr(name) => {
+                if self.service_cidrs.remove(name).is_some() {
+                    touched.service_cidrs = true;
+                }
+            }
+        }
+    }
+
+    /// One Service.
+    pub fn service(&self, name: &ObjectName) -> Option<&Arc<Service>> {
+        self.services.get(name)
+    }
+
+    /// All Services, in no order.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// The slices of a Service, by name.
+    pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<Slice>> {
+        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// All slices, in no order.
+    pub fn all_slices(&self) -> impl Iterator<Item = &Arc<Slice>> {
+        self.slices.values().flat_map(BTreeMap::values)
+    }
+
+    /// One node.
+    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.nodes.get(name)
+    }
+
+    /// All nodes, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
+    /// One namespace.
+    pub fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(name)
+    }
+
+    /// All namespaces, by name.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
+        self.namespaces.values()
+    }
+
+    /// All pods, in no order.
+    pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.pods.values()
+    }
+
+    /// All ServiceCIDRs, by name.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = &Arc<ServiceCidr>> {
+        self.service_cidrs.values()
+    }
+}
+
+#[cfg(test)]
+mod tests;

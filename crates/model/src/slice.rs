@@ -1,0 +1,104 @@
+//! EndpointSlices.
+//!
+//! A large cluster has hundreds of thousands of endpoints and few nodes, so an [`Endpoint`] is kept
+//! small: what all endpoints of a node share is one shared [`Place`], and what few endpoints have is
+//! boxed. A test pins the size.
+
+use crate::{Family, Name, ObjectName, Protocol};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// One EndpointSlice of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Namespace and name of the slice itself.
+    pub name: ObjectName,
+    /// The Service's name, from the label `kubernetes.io/service-name`; it is in the same namespace.
+    pub service: Name,
+    /// The family of its addresses.
+    pub family: Family,
+    /// Its ports, those without a name or number left out at the door.
+    pub ports: Vec<SlicePort>,
+    /// Its endpoints.
+    pub endpoints: Box<[Endpoint]>,
+    /// Annotations of ours (`portolan.dev/…`), by the part behind the slash.
+    pub annotations: Option<Box<std::collections::BTreeMap<Name, Name>>>,
+}
+
+/// One port of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// The name of the Service's port that it serves, empty when that has none.
+    pub name: Name,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The number at the endpoints.
+    pub port: u16,
+}
+
+/// What an endpoint says of itself. Absent conditions have been defaulted at the door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Conditions {
+    /// It takes new connections.
+    pub ready: bool,
+    /// It answers, though it may be on its way out.
+    pub serving: bool,
+    /// It is on its way out.
+    pub terminating: bool,
+}
+
+impl Conditions {
+    /// The conditions of an endpoint that says nothing.
+    pub const READY: Conditions = Conditions { ready: true, serving: true, terminating: false };
+}
+
+/// Where an endpoint runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// The node, where it is known.
+    pub node: Option<Name>,
+    /// The zone, where it is known.
+    pub zone: Option<Name>,
+}
+
+/// For which nodes and zones the control plane means an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Zones.
+    pub zones: Vec<Name>,
+    /// Nodes.
+    pub nodes: Vec<Name>,
+}
+
+/// What the endpoint is called; of use to names only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Its `hostname`.
+    pub hostname: Option<Name>,
+    /// The pod behind it, in the slice's namespace.
+    pub pod: Option<Name>,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its address (the first that the slice lists; the others have no meaning).
+    pub address: IpAddr,
+    /// Its conditions.
+    pub conditions: Conditions,
+    /// Where it runs.
+    pub place: Arc<Place>,
+    /// Hints of the control plane, if any.
+    pub hints: Option<Box<Hints>>,
+    /// What it is called, if anybody asked.
+    pub identity: Option<Box<Identity>>,
+}
+
+impl Endpoint {
+    /// Whether it runs on this node.
+    pub fn is_on(&self, node: &str) -> bool {
+        self.place.node.as_deref() == Some(node)
+    }
+}
+
+const _: () = assert!(size_of::<Endpoint>() <= 48);

@@ -1,0 +1,183 @@
+//! What holds for all Services of a node: where its own pods' traffic comes from, at which of its
+//! addresses NodePorts are served, which networks hold ClusterIPs.
+
+use model::{Cluster, Family, Name, Prefix};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// How traffic of this node's pods is told from other traffic, as configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DetectLocal {
+    /// It is not.
+    #[default]
+    Off,
+    /// By source address in the cluster's pod networks.
+    ClusterCidr(Vec<Prefix>),
+    /// By source address in this node's pod networks.
+    NodeCidr,
+    /// By the bridge it comes in through.
+    BridgeInterface(Name),
+    /// By the beginning of the name of the interface it comes in through.
+    InterfaceNamePrefix(Name),
+}
+
+/// At which addresses of the node NodePorts are served, as configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// At all.
+    #[default]
+    All,
+    /// At the primary address of each family.
+    Primary,
+    /// At those in these networks.
+    Networks(Vec<Prefix>),
+}
+
+/// What the plan needs to know beside the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// This node's name.
+    pub node_name: Name,
+    /// Primary addresses that configuration names; the Node's own stand in for a missing family.
+    pub node_addresses: Vec<IpAddr>,
+    /// How local traffic is told.
+    pub detect_local: DetectLocal,
+    /// Masquerade all traffic to ClusterIPs.
+    pub masquerade_all: bool,
+    /// Where NodePorts are served.
+    pub node_ports: NodePortAddresses,
+    /// Serve NodePorts at 127.0.0.1 too.
+    pub localhost_node_ports: bool,
+    /// Leave `externalIPs` alone.
+    pub ignore_external_ips: bool,
+}
+
+/// How traffic of this node's pods is told from other traffic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LocalSources {
+    /// It is not: nobody counts as local, and nobody as off-cluster either.
+    #[default]
+    Unknown,
+    /// By source address.
+    Networks(Vec<Prefix>),
+    /// By the interface it comes in through.
+    Interface(Name),
+    /// By the beginning of that interface's name.
+    InterfacePrefix(Name),
+}
+
+/// What holds for all Services of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeRules {
+    /// The node's name.
+    pub name: Name,
+    /// Its zone.
+    pub zone: Option<Name>,
+    /// Its primary addresses, at most one a family.
+    pub addresses: Vec<IpAddr>,
+    /// The networks of its own pods.
+    pub pod_cidrs: Vec<Prefix>,
+    /// How its pods' traffic is told.
+    pub local_sources: LocalSources,
+    /// Masquerade all traffic to ClusterIPs.
+    pub masquerade_all: bool,
+    /// NodePorts are served at those of the node's addresses that are in these networks, loopback
+    /// excepted.
+    pub node_port_networks: Vec<Prefix>,
+    /// NodePorts are served at 127.0.0.0/8 too.
+    pub localhost_node_ports: bool,
+    /// Networks that ClusterIPs are taken from; what is not allocated in them goes nowhere.
+    pub service_cidrs: Vec<Prefix>,
+    /// Leave `externalIPs` alone.
+    pub ignore_external_ips: bool,
+}
+
+/// The network that localhost is in.
+const LOOPBACK: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 0, 0, 0), 8);
+
+impl NodeRules {
+    /// What holds for the node that the settings name.
+    pub fn new(cluster: &Cluster, settings: &Settings) -> NodeRules {
+        let Settings {
+            node_name,
+            node_addresses,
+            detect_local,
+            masquerade_all,
+            node_ports,
+            localhost_node_ports,
+            ignore_external_ips,
+        } = settings;
+        let node = cluster.node(node_name);
+        let addresses = primary_addresses(node_addresses, node.map_or(&[], |n| &n.addresses));
+        let pod_cidrs = node.map_or_else(Vec::new, |n| n.pod_cidrs.clone());
+        let local_sources = match detect_local {
+            DetectLocal::Off => LocalSources::Unknown,
+            DetectLocal::ClusterCidr(networks) if networks.is_empty() => LocalSources::Unknown,
+            DetectLocal::ClusterCidr(networks) => LocalSources::Networks(networks.clone()),
+            DetectLocal::NodeCidr if pod_cidrs.is_empty() => LocalSources::Unknown,
+            DetectLocal::NodeCidr => LocalSources::Networks(pod_cidrs.clone()),
+            DetectLocal::BridgeInterface(name) => LocalSources::Interface(name.clone()),
+            DetectLocal::InterfaceNamePrefix(prefix) => LocalSources::InterfacePrefix(prefix.clone()),
+        };
+        let node_port_networks = match node_ports {
+            NodePortAddresses::All => Family::ALL.into_iter().filter_map(everything).collect(),
+            NodePortAddresses::Primary => addresses.iter().map(|ip| Prefix::host(*ip)).collect(),
+            NodePortAddresses::Networks(networks) => sorted(networks.iter().copied()),
+        };
+        // NodePorts at localhost are asked for by the option, and by no list that leaves it out.
+        let selects_loopback = match node_ports {
+            NodePortAddresses::All | NodePortAddresses::Primary => true,
+            NodePortAddresses::Networks(networks) => networks.iter().any(overlaps_loopback),
+        };
+        NodeRules {
+            name: node_name.clone(),
+            zone: node.and_then(|n| n.zone.clone()),
+            addresses,
+            pod_cidrs,
+            local_sources,
+            masquerade_all: *masquerade_all,
+            node_port_networks,
+            localhost_node_ports: *localhost_node_ports && selects_loopback,
+            service_cidrs: sorted(cluster.service_cidrs().flat_map(|c| c.cidrs.iter().copied())),
+            ignore_external_ips: *ignore_external_ips,
+        }
+    }
+
+    /// Whether the way of telling local traffic can tell it in this family. Without one, nobody is
+    /// off-cluster.
+    pub fn tells_local(&self, family: Family) -> bool {
+        match &self.local_sources {
+            LocalSources::Unknown => false,
+            LocalSources::Networks(networks) => networks.iter().any(|n| n.family() == family),
+            LocalSources::Interface(_) | LocalSources::InterfacePrefix(_) => true,
+        }
+    }
+}
+
+fn everything(family: Family) -> Option<Prefix> {
+    let ip = match family {
+        Family::V4 => IpAddr::from([0; 4]),
+        Family::V6 => IpAddr::from([0; 16]),
+    };
+    Prefix::new(ip, 0)
+}
+
+fn overlaps_loopback(network: &Prefix) -> bool {
+    let (loopback, length) = LOOPBACK;
+    let loopback = IpAddr::V4(loopback);
+    network.contains(loopback) || Prefix::new(loopback, length).is_some_and(|l| l.contains(network.network()))
+}
+
+/// The first address of each family, configured ones before the Node's.
+fn primary_addresses(configured: &[IpAddr], node: &[IpAddr]) -> Vec<IpAddr> {
+    Family::ALL
+        .into_iter()
+        .filter_map(|family| configured.iter().chain(node).copied().find(|ip| Family::of(*ip) == family))
+        .collect()
+}
+
+fn sorted(networks: impl Iterator<Item = Prefix>) -> Vec<Prefix> {
+    let mut networks: Vec<_> = networks.collect();
+    networks.sort_unstable();
+    networks.dedup();
+    networks
+}

@@ -14,6 +14,7 @@
 pub mod attribute;
 pub mod error;
 pub mod message;
+pub mod nftables;
 pub mod protocol;
 pub mod socket;
 mod sys;

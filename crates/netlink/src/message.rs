@@ -64,19 +64,30 @@ impl<P: Protocol> Messages<P> {
     /// Adds one message: `header` is the family's own struct that follows the netlink header,
     /// `write` puts the attributes. `NLM_F_REQUEST` is added to `flags`.
     pub fn push(&mut self, kind: u16, flags: u16, header: &[u8], write: impl FnOnce(&mut Writer<'_>)) {
+        let start = self.begin(kind, flags, header);
+        write(&mut self.writer());
+        self.end(start);
+    }
+
+    /// Begins a message that [`end`](Self::end) ends, for writers that split as they go.
+    pub(crate) fn begin(&mut self, kind: u16, flags: u16, header: &[u8]) -> usize {
         let start = self.bytes.len();
         self.starts.push(start);
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
         self.bytes.extend_from_slice(&[0; 8]);
-        let mut writer = Writer { bytes: &mut self.bytes, flaw: &mut self.flaw };
-        writer.raw(header);
-        write(&mut writer);
-        self.patch_length(start);
+        self.writer().raw(header);
+        start
     }
 
-    fn patch_length(&mut self, start: usize) {
+    /// Writes into the message begun last.
+    pub(crate) fn writer(&mut self) -> Writer<'_> {
+        Writer { bytes: &mut self.bytes, flaw: &mut self.flaw }
+    }
+
+    /// Ends the message that begins at `start`.
+    pub(crate) fn end(&mut self, start: usize) {
         match u32::try_from(self.bytes.len() - start) {
             Ok(length) => self.patch(start, &length.to_ne_bytes()),
             Err(_) => self.flaw = Some("a message is longer than 4 GiB"),
@@ -182,10 +193,23 @@ impl Writer<'_> {
     /// validation or a comparison wants it absent.
     #[inline]
     pub fn nest_unmarked(&mut self, kind: u16, write: impl FnOnce(&mut Writer<'_>)) {
+        let start = self.open(kind);
+        write(&mut Writer { bytes: self.bytes, flaw: self.flaw });
+        self.close(start);
+    }
+
+    /// Begins an attribute that [`close`](Self::close) ends.
+    #[inline]
+    pub(crate) fn open(&mut self, kind: u16) -> usize {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 2]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        write(&mut Writer { bytes: self.bytes, flaw: self.flaw });
+        start
+    }
+
+    /// Ends the attribute that begins at `start`.
+    #[inline]
+    pub(crate) fn close(&mut self, start: usize) {
         match (u16::try_from(self.bytes.len() - start), self.bytes.get_mut(start..start + 2)) {
             (Ok(length), Some(place)) => place.copy_from_slice(&length.to_ne_bytes()),
             _ => *self.flaw = Some("a nested attribute is longer than 65535 bytes"),
@@ -243,6 +267,11 @@ impl Writer<'_> {
         value.extend_from_slice(text.as_bytes());
         value.push(0);
         self.put(kind, &value);
+    }
+
+    /// Keeps the buffer from being sent, and says why.
+    pub(crate) fn refuse(&mut self, flaw: &'static str) {
+        *self.flaw = Some(flaw);
     }
 
     /// Bytes written to the buffer so far, this and earlier messages together.

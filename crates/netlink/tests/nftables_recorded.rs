@@ -132,8 +132,8 @@ fn nat_objects() -> Batch {
     batch.add_set(T, &Set::map("frontends", &frontend, SetData::Value(BACKEND_KEY)));
     batch.add_set(T, &Set::map("backends", BACKEND_KEY, SetData::Value(ENDPOINT)));
     batch.add_elements(T, "backends", |elements| {
-        elements.pair(&[1, 0, 0, 0, 0, 0, 0, 0], &[10, 1, 0, 1, 0, 80, 0, 0]);
-        elements.pair(&[1, 0, 0, 0, 1, 0, 0, 0], &[10, 1, 0, 2, 0x1f, 0x90, 0, 0]);
+        elements.pair(&[1, 0, 0, 0, 0, 0, 0, 0], &[10, 1, 0, 1, 0, 80, 0, 0], &[]);
+        elements.pair(&[1, 0, 0, 0, 1, 0, 0, 0], &[10, 1, 0, 2, 0x1f, 0x90, 0, 0], &[]);
     });
     let seconds = |s| Some(Duration::from_secs(s));
     batch.add_set(

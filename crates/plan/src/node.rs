@@ -142,6 +142,27 @@ impl NodeRules {
         }
     }
 
+    /// Whether NodePorts are served at this address, if it is the node's.
+    pub fn serves_node_ports(&self, ip: IpAddr) -> bool {
+        if ip.is_loopback() {
+            return ip.is_ipv4() && self.localhost_node_ports;
+        }
+        self.node_port_networks.iter().any(|n| n.contains(ip))
+    }
+
+    /// Whether the sender counts as a pod of this node. Where that is told by the interface and the
+    /// question does not name one, the node's pod networks stand in.
+    pub fn is_local_pod(&self, packet: &crate::Packet) -> bool {
+        let within = |networks: &[Prefix]| networks.iter().any(|n| n.contains(packet.from));
+        match (&self.local_sources, &packet.interface) {
+            (LocalSources::Unknown, _) => false,
+            (LocalSources::Networks(networks), _) => within(networks),
+            (LocalSources::Interface(name), Some(interface)) => **name == **interface,
+            (LocalSources::InterfacePrefix(prefix), Some(interface)) => interface.starts_with(&**prefix),
+            (LocalSources::Interface(_) | LocalSources::InterfacePrefix(_), None) => within(&self.pod_cidrs),
+        }
+    }
+
     /// Whether the way of telling local traffic can tell it in this family. Without one, nobody is
     /// off-cluster.
     pub fn tells_local(&self, family: Family) -> bool {

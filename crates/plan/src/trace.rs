@@ -1,9 +1,7 @@
 //! What the plan does with one packet: the reference answer for every data plane.
 
-use crate::{
-    At, Backend, Frontend, FrontendKind, LocalSources, Masquerade, PoolKind, PortRules, Rules, Target,
-};
-use model::{Family, PortName, Prefix, Protocol};
+use crate::{At, Backend, Frontend, FrontendKind, Masquerade, PoolKind, PortRules, Rules, Target};
+use model::{Family, PortName, Protocol};
 use std::net::IpAddr;
 
 /// The first packet of a connection, as this node sees it.
@@ -94,7 +92,7 @@ pub fn trace(rules: &Rules, node_addresses: &[IpAddr], packet: &Packet) -> Verdi
     {
         return verdict(VerdictKind::Drop);
     }
-    let from_pod = is_local_pod(rules, packet);
+    let from_pod = rules.node.is_local_pod(packet);
     let from_node = is_node(packet.from);
     let (target, masquerade) = if frontend.short_circuit && (from_pod || from_node) {
         (Target::Balance(PoolKind::Cluster), !from_pod)
@@ -127,31 +125,9 @@ fn find<'a>(rules: &'a Rules, packet: &Packet, to_node: bool) -> Option<(&'a Por
     };
     let at = |at: At| ports().find_map(|p| p.frontends.iter().find(|f| f.at == at).map(|f| (p, f)));
     at(At::Address(packet.to, packet.port)).or_else(|| {
-        let served = to_node && serves_node_ports(rules, packet.to);
+        let served = to_node && rules.node.serves_node_ports(packet.to);
         served.then(|| at(At::NodePort(packet.port))).flatten()
     })
-}
-
-/// Whether NodePorts are served at this address of the node.
-fn serves_node_ports(rules: &Rules, ip: IpAddr) -> bool {
-    if ip.is_loopback() {
-        return ip.is_ipv4() && rules.node.localhost_node_ports;
-    }
-    rules.node.node_port_networks.iter().any(|n| n.contains(ip))
-}
-
-fn is_local_pod(rules: &Rules, packet: &Packet) -> bool {
-    let in_networks = |networks: &[Prefix]| networks.iter().any(|n| n.contains(packet.from));
-    match (&rules.node.local_sources, &packet.interface) {
-        (LocalSources::Unknown, _) => false,
-        (LocalSources::Networks(networks), _) => in_networks(networks),
-        (LocalSources::Interface(name), Some(interface)) => **name == **interface,
-        (LocalSources::InterfacePrefix(prefix), Some(interface)) => interface.starts_with(&**prefix),
-        // The question does not say where the packet comes in: the node's pod networks stand in.
-        (LocalSources::Interface(_) | LocalSources::InterfacePrefix(_), None) => {
-            in_networks(&rules.node.pod_cidrs)
-        }
-    }
 }
 
 /// Addresses of ours that are no frontend: ports of a ClusterIP that are no Service's are refused,

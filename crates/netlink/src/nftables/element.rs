@@ -23,6 +23,7 @@ const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
+const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_SET_ELEM_KEY_END: u16 = 10;
 
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
@@ -51,6 +52,8 @@ pub struct Element<'a> {
     pub timeout: Option<Duration>,
     /// How long it has yet to live.
     pub expiration: Option<Duration>,
+    /// What its creator wrote on it; see [`userdata`](super::userdata).
+    pub userdata: &'a [u8],
 }
 
 /// What a map maps a key to.
@@ -157,13 +160,16 @@ impl ElementWriter<'_> {
         writer.close(element);
     }
 
-    /// One key and the bytes it maps to.
+    /// One key and the bytes it maps to, with user data where that is not empty.
     #[inline]
-    pub fn pair(&mut self, key: &[u8], value: &[u8]) {
+    pub fn pair(&mut self, key: &[u8], value: &[u8], userdata: &[u8]) {
         let mut writer = self.writer();
         let element = writer.open(NFTA_LIST_ELEM | NLA_F_NESTED);
         put_value(&mut writer, NFTA_SET_ELEM_KEY, key);
         put_value(&mut writer, NFTA_SET_ELEM_DATA, value);
+        if !userdata.is_empty() {
+            writer.put(NFTA_SET_ELEM_USERDATA, userdata);
+        }
         writer.close(element);
     }
 
@@ -230,6 +236,9 @@ fn put_element(w: &mut Writer<'_>, element: &Element<'_>) {
             Some(Data::Value(value)) => put_value(w, NFTA_SET_ELEM_DATA, value),
             Some(Data::Verdict(verdict)) => w.nest(NFTA_SET_ELEM_DATA, |w| put_verdict(w, verdict)),
         }
+        if !element.userdata.is_empty() {
+            w.put(NFTA_SET_ELEM_USERDATA, element.userdata);
+        }
     });
 }
 
@@ -283,6 +292,7 @@ fn read_element<'a>(attribute: Attribute<'a>) -> Option<Element<'a>> {
             NFTA_SET_ELEM_FLAGS => element.flags = attribute.be32()?,
             NFTA_SET_ELEM_TIMEOUT => element.timeout = Some(time(attribute)?),
             NFTA_SET_ELEM_EXPIRATION => element.expiration = Some(time(attribute)?),
+            NFTA_SET_ELEM_USERDATA => element.userdata = attribute.value,
             _ => {}
         }
     }
@@ -347,7 +357,7 @@ const _: () = {
     let value = 2 * ATTRIBUTE_HEADER + VALUE_MAX;
     let chain = aligned(super::expression::CHAIN_NAME_MAX + 1);
     let verdict = 4 * ATTRIBUTE_HEADER + 4 + chain;
-    let rest = ATTRIBUTE_HEADER + 3 * 12;
+    let rest = 2 * ATTRIBUTE_HEADER + super::userdata::USERDATA_MAX + 3 * 12;
     assert!(LIST_BYTES_MAX + 2 * value + verdict + rest <= u16::MAX as usize);
     assert!(NF_ACCEPT == 1 && NF_DROP == 0);
 };

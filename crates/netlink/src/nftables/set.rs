@@ -41,6 +41,9 @@ pub enum Datatype {
     Ipv4Addr = 7,
     /// IPv6 address, 16 bytes.
     Ipv6Addr = 8,
+    /// Link-layer address, 6 bytes; in a concatenation it takes 8, so it serves for numbers of
+    /// 64 bits, of which `nft` prints the first 48.
+    EtherAddr = 9,
     /// Layer 4 protocol, 1 byte.
     InetProto = 12,
     /// Port, 2 bytes, big-endian.
@@ -59,6 +62,7 @@ impl Datatype {
         match self {
             Datatype::InetProto => 1,
             Datatype::InetService => 2,
+            Datatype::EtherAddr => 6,
             Datatype::Ipv4Addr | Datatype::Mark | Datatype::IfIndex => 4,
             Datatype::Ipv6Addr | Datatype::IfName => 16,
         }
@@ -202,7 +206,9 @@ impl SetInfo {
         self.name == set.name
             && self.flags == set.flags()
             && (self.key_type, self.key_len) == concatenate(set.key)
-            && (self.data_type, self.data_len) == (data_type, data_len)
+            && self.data_type == data_type
+            // A verdict is as long as the kernel's structure for it.
+            && (self.data_len == data_len || data_type == DATA_VERDICT)
             && self.timeout.unwrap_or_default() == set.timeout.unwrap_or_default()
             && self.size.unwrap_or(0) == set.size.unwrap_or(0)
             && self.userdata == userdata::of_set(set)

@@ -1,0 +1,49 @@
+//! What can go wrong between us and the kernel, and what came of an attempt.
+
+use model::ObjectName;
+
+/// Why the kernel could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused, or could not be asked.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+}
+
+/// A group of steps that the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which group of the commit.
+    pub group: usize,
+    /// What the kernel said.
+    pub error: String,
+}
+
+/// What an attempt came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What of the fixed program had to be put right.
+    pub program: Vec<String>,
+    /// How many commits it took.
+    pub commits: usize,
+    /// How many steps were done.
+    pub steps: usize,
+    /// Whose steps were refused, and why.
+    pub failures: Vec<(Option<ObjectName>, String)>,
+}
+
+impl Report {
+    /// Adds what another attempt came to.
+    pub fn merge(&mut self, other: Report) {
+        let Report { program, commits, steps, failures } = other;
+        self.program.extend(program);
+        self.commits += commits;
+        self.steps += steps;
+        self.failures.extend(failures);
+    }
+
+    /// Whether nothing had to be done.
+    pub fn is_quiet(&self) -> bool {
+        self.program.is_empty() && self.steps == 0 && self.failures.is_empty()
+    }
+}

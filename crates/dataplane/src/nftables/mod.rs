@@ -1,0 +1,18 @@
+//! The nftables plane: one table a family, a fixed program, and the Services as elements of its
+//! maps. `docs/paths.md` draws a packet's way through it.
+
+mod image;
+mod kernel;
+mod plane;
+mod print;
+mod ruleset;
+mod spell;
+mod steps;
+mod walk;
+
+pub use image::{Front, Image, Inside, Item, ItemKey, Jump, Key, Masquerading, Pick, Placement};
+pub use kernel::Kernel;
+pub use plane::{Half, Tables};
+pub use ruleset::{Options, program};
+pub use steps::{Commit, Draft, Element, Group, Step, steps};
+pub use walk::{Walk, walk};

@@ -1,0 +1,216 @@
+//! A table's fixed program as a value: its chains, their rules, its sets, not what is in them.
+//!
+//! What the kernel has is compared with it by a fingerprint that each rule carries in its user data
+//! beside its comment, so that a program that is right is left alone and one that somebody changed
+//! is put right in one transaction. Both the nftables plane and the table beside IPVS are such.
+
+use netlink::nftables::{
+    Base, Batch, Chain, Datatype, Expression, Family, RuleInfo, Set, SetData, SetInfo, Table, userdata,
+};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A chain and its rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainSpec {
+    /// Its name.
+    pub name: String,
+    /// Where packets enter it, if not from other chains only.
+    pub base: Option<Base>,
+    /// Its rules in order.
+    pub rules: Vec<Rule>,
+}
+
+/// A rule: what it says and what it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What `nft list` prints behind it.
+    pub comment: String,
+    /// What it does.
+    pub expressions: Vec<Expression>,
+}
+
+/// A set or map, without its elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetSpec {
+    /// Its name.
+    pub name: String,
+    /// The parts of its key.
+    pub key: Vec<Datatype>,
+    /// What it maps to.
+    pub data: SetValue,
+    /// For maps that rules write to: how many elements they may come to.
+    pub dynamic_max: Option<u32>,
+}
+
+/// What a set maps to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SetValue {
+    /// Nothing: it is a plain set.
+    Nothing,
+    /// Data.
+    Data(Vec<Datatype>),
+    /// A verdict.
+    Verdict,
+}
+
+impl SetSpec {
+    /// As the wire has it.
+    pub fn set(&self) -> Set<'_> {
+        let set = match &self.data {
+            SetValue::Nothing => Set::new(&self.name, &self.key),
+            SetValue::Data(parts) => Set::map(&self.name, &self.key, SetData::Value(parts)),
+            SetValue::Verdict => Set::map(&self.name, &self.key, SetData::Verdict),
+        };
+        match self.dynamic_max {
+            // The rules say how long an element lives, so the set itself has no time-out to give.
+            Some(size) => Set { dynamic: true, timeout: Some(Duration::ZERO), size: Some(size), ..set },
+            None => set,
+        }
+    }
+}
+
+/// The whole program of one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    /// Its chains: those that others jump to come first.
+    pub chains: Vec<ChainSpec>,
+    /// Its sets.
+    pub sets: Vec<SetSpec>,
+}
+
+/// What the kernel has in place of a program.
+#[derive(Clone, Debug, Default)]
+pub struct Installed {
+    /// Chains with the fingerprints of their rules; `None` for a rule that is not ours.
+    pub chains: BTreeMap<String, (Option<Base>, Vec<Option<Fingerprint>>)>,
+    /// Sets.
+    pub sets: BTreeMap<String, SetInfo>,
+}
+
+/// What a rule does, in eight bytes.
+pub type Fingerprint = [u8; 8];
+
+/// The type of our entry in a rule's user data. `nft` passes over types it does not know.
+const FINGERPRINT: u8 = 0x50;
+
+/// The user data of a rule: its comment and its fingerprint.
+pub fn rule_userdata(table: Table<'_>, rule: &Rule) -> Vec<u8> {
+    let mut bytes = if rule.comment.is_empty() { Vec::new() } else { userdata::comment(&rule.comment) };
+    let fingerprint = fingerprint(table, rule);
+    bytes.extend([FINGERPRINT, fingerprint.len() as u8]);
+    bytes.extend(fingerprint);
+    bytes
+}
+
+fn fingerprint(table: Table<'_>, rule: &Rule) -> Fingerprint {
+    // The rule as it goes over the wire, comment included, is what it is.
+    let mut batch = Batch::new();
+    batch.add_rule(table, "", &rule.expressions, &userdata::comment(&rule.comment));
+    let digest: [u8; 32] = Sha256::digest(batch.as_bytes()).into();
+    let [a, b, c, d, e, f, g, h, ..] = digest;
+    [a, b, c, d, e, f, g, h]
+}
+
+/// The fingerprint that a rule carries, if it is one of ours.
+pub fn read_fingerprint(rule: &RuleInfo) -> Option<Fingerprint> {
+    let mut rest = &rule.userdata[..];
+    while let [kind, length, tail @ ..] = rest {
+        let value = tail.get(..usize::from(*length))?;
+        if *kind == FINGERPRINT {
+            return value.try_into().ok();
+        }
+        rest = tail.get(value.len()..)?;
+    }
+    None
+}
+
+impl Installed {
+    /// Reads what the kernel has.
+    pub fn read(
+        socket: &mut netlink::Socket<netlink::Netfilter>,
+        table: Table<'_>,
+    ) -> Result<Installed, netlink::Error> {
+        let mut installed = Installed::default();
+        for set in netlink::nftables::sets(socket, table)? {
+            installed.sets.insert(set.name.clone(), set);
+        }
+        for chain in netlink::nftables::chains(socket, table)? {
+            installed.chains.insert(chain.name, (chain.base, Vec::new()));
+        }
+        for rule in netlink::nftables::rules(socket, table, None)? {
+            if let Some((_, rules)) = installed.chains.get_mut(&rule.chain) {
+                rules.push(read_fingerprint(&rule));
+            }
+        }
+        Ok(installed)
+    }
+}
+
+/// Whether sets that are there have another shape than the program's: only a new table helps.
+pub fn needs_new_table(installed: &Installed, program: &Program) -> bool {
+    program.sets.iter().any(|set| installed.sets.get(&set.name).is_some_and(|has| !has.is(&set.set())))
+}
+
+/// Writes what makes the kernel have the program, and returns what that is in words: nothing when it
+/// has it already. Chains and sets that the program does not have go.
+pub fn install(table: Table<'_>, installed: &Installed, program: &Program, batch: &mut Batch) -> Vec<String> {
+    let mut said = Vec::new();
+    for set in program.sets.iter().filter(|set| !installed.sets.contains_key(&set.name)) {
+        batch.add_set(table, &set.set());
+        said.push(format!("+ set {}", set.name));
+    }
+    let mut write = Vec::new();
+    for chain in &program.chains {
+        let fingerprints = || chain.rules.iter().map(|rule| Some(fingerprint(table, rule)));
+        match installed.chains.get(&chain.name) {
+            Some((base, rules)) if *base == chain.base && rules.iter().copied().eq(fingerprints()) => {}
+            Some((base, _)) if *base == chain.base => {
+                batch.flush_chain(table, &chain.name);
+                said.push(format!("~ chain {}", chain.name));
+                write.push(chain);
+            }
+            other => {
+                if other.is_some() {
+                    // A base chain cannot change its hook; nothing jumps to one, so it can go first.
+                    batch.flush_chain(table, &chain.name);
+                    batch.delete_chain(table, &chain.name);
+                }
+                batch.add_chain(table, &Chain { name: &chain.name, base: chain.base, userdata: &[] });
+                said.push(format!("+ chain {}", chain.name));
+                write.push(chain);
+            }
+        }
+    }
+    let strange_chains =
+        installed.chains.keys().filter(|name| !program.chains.iter().any(|c| c.name == **name));
+    let strange_chains: Vec<_> = strange_chains.collect();
+    strange_chains.iter().for_each(|name| batch.flush_chain(table, name));
+    for chain in write {
+        for rule in &chain.rules {
+            batch.add_rule(table, &chain.name, &rule.expressions, &rule_userdata(table, rule));
+        }
+    }
+    for name in strange_chains {
+        batch.delete_chain(table, name);
+        said.push(format!("- chain {name}"));
+    }
+    for name in installed.sets.keys().filter(|name| !program.sets.iter().any(|s| s.name == **name)) {
+        batch.delete_set(table, name);
+        said.push(format!("- set {name}"));
+    }
+    said
+}
+
+/// The table of one family, by the name that all of ours have.
+pub fn table(family: model::Family) -> Table<'static> {
+    let family = match family {
+        model::Family::V4 => Family::Ip,
+        model::Family::V6 => Family::Ip6,
+    };
+    Table { family, name: TABLE }
+}
+
+/// The name of our tables, which is how they are known as ours.
+pub const TABLE: &str = "portolan";

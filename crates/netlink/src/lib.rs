@@ -16,6 +16,7 @@ pub mod error;
 pub mod message;
 pub mod nftables;
 pub mod protocol;
+pub mod route;
 pub mod socket;
 mod sys;
 

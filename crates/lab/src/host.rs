@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use netlink::Socket;
 use netlink::route::{Action, Address, LinkChange, Prefix, RouteEntry};
 
-use crate::client::Client;
+use crate::client::{Client, PATIENCE};
 use crate::error::{Doing, Error};
 use crate::namespace::{Namespace, Process};
+use crate::ping::ping;
 use crate::question::{Failure, Protocol, Reply};
 use crate::server::Server;
 
@@ -249,6 +250,17 @@ impl Host {
         self.client(protocol).ask(target.into())
     }
 
+    /// Pings `target` once, waiting [`PATIENCE`] at most; the time there and back.
+    ///
+    /// # Errors
+    /// The [`Failure`] as this host saw it.
+    ///
+    /// # Panics
+    /// When there is no socket for it.
+    pub fn ping(&self, target: impl Into<IpAddr>) -> Result<Duration, Failure> {
+        ping(self, target.into(), PATIENCE)
+    }
+
     /// Serves at this port of all its addresses, answering with the host's name.
     ///
     /// # Errors
@@ -301,12 +313,18 @@ impl Host {
 
     //--- Links
 
-    /// Sets a link up; its index.
-    pub(crate) fn set_up(&self, link: &str) -> Result<u32, Error> {
-        let mut netlink = self.netlink();
-        let index = netlink.link(link).doing(|| self.name())?.index;
-        netlink.change_link(index, LinkChange::Up).doing(|| self.name())?;
-        Ok(index)
+    /// The number of a link in this host's namespace.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub fn link_index(&self, link: &str) -> Result<u32, Error> {
+        Ok(self.netlink().link(link).doing(|| self.name())?.index)
+    }
+
+    /// Sets a link up.
+    pub(crate) fn set_up(&self, link: &str) -> Result<(), Error> {
+        let index = self.link_index(link)?;
+        self.netlink().change_link(index, LinkChange::Up).doing(|| self.name())
     }
 
     /// Waits until packets pass: the kernel acts on a new carrier some time later

@@ -8,7 +8,7 @@
 //!       \              /
 //!   =====================  the wire (a bridge in a namespace of its own; at .254 the
 //!       /              \            cluster's default gateway, which knows no way and is silent)
-//!    client           another
+//!    client          router - router - far client
 //! ```
 //!
 //! Pods are routed, not bridged: a pod has a /32 and /128 and its default route at the node's
@@ -22,29 +22,23 @@
 //! nobody knows one, until told with [`Host::route_via`]; packets for them go to the default
 //! gateway, from which no answer ever comes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::Deref;
-use std::os::fd::AsFd;
 
-use netlink::route::{Action, LinkChange, NewLink, Prefix, RouteEntry};
+use netlink::route::{LinkChange, Prefix};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::config::{Config, gateway, nth};
+use crate::config::{Config, nth};
 use crate::error::{Doing, Error};
-use crate::host::{Host, has_ipv6};
+use crate::host::Host;
+use crate::wire::{LINK, Wire, attach};
 
-/// The node's end of every pod's veth.
-const POD_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-const POD_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-/// A pod's own link-local address. Nothing is asked for it; neighbour discovery needs one.
-const POD_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 /// The first number given to an outside client on the wire; nodes count from 1.
 const FIRST_OUTSIDE: u32 = 100;
 /// The first number given to a pod in its node's network.
 const FIRST_POD: u32 = 2;
-
-/// The link of every host that has but one.
-const LINK: &str = "eth0";
-const BRIDGE: &str = "br0";
+/// How far away a far client can be.
+const HOPS_MAX: u32 = 12;
 
 /// A cluster in namespaces. All of it goes when the lab and the last handle to a host are dropped.
 #[derive(Debug)]
@@ -54,6 +48,7 @@ pub struct Lab {
     hosts: Vec<Host>,
     nodes: u32,
     outside: u32,
+    far: u32,
 }
 
 /// A node: a host that forwards for its pods.
@@ -83,24 +78,32 @@ impl Deref for Node {
     }
 }
 
-/// The nodes' network.
-#[derive(Debug)]
-struct Wire {
+/// A client several hops away.
+#[derive(Debug, Clone)]
+pub struct FarClient {
     host: Host,
-    bridge: u32,
-    /// So many links were made; their names count.
-    links: u32,
-    members: Vec<Member>,
+    routers: Vec<Host>,
 }
 
-/// A host on the wire, and what it tells the others about the ways through it.
-#[derive(Debug)]
-struct Member {
-    host: Host,
-    /// The name of the wire's end of its link.
-    port: String,
-    /// Networks that are reached through it.
-    behind: Vec<Prefix>,
+impl FarClient {
+    /// The routers on the way, the one on the nodes' wire first: that one is to be told the way
+    /// to Services.
+    pub fn routers(&self) -> &[Host] {
+        &self.routers
+    }
+
+    /// The same as a host.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl Deref for FarClient {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.host
+    }
 }
 
 impl Lab {
@@ -112,13 +115,16 @@ impl Lab {
         Lab::with(Config::default())
     }
 
-    /// A wire with nobody on it, in these networks.
+    /// A wire with nobody on it, in these networks. Raises the process's limit of open files as
+    /// far as it may: each host takes two, each connection one.
     ///
     /// # Errors
     /// When namespaces cannot be made or set up.
     pub fn with(config: Config) -> Result<Lab, Error> {
-        let wire = Wire::new(&config)?;
-        Ok(Lab { config, wire, hosts: Vec::new(), nodes: 0, outside: FIRST_OUTSIDE })
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).doing(|| "read the limit of open files")?;
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).doing(|| "raise the limit of open files")?;
+        let wire = Wire::new(&config.nodes)?;
+        Ok(Lab { config, wire, hosts: Vec::new(), nodes: 0, outside: FIRST_OUTSIDE, far: 0 })
     }
 
     /// A node with the next addresses of the node networks, and the next of the pod networks
@@ -128,8 +134,7 @@ impl Lab {
     /// When it cannot be made.
     pub fn node(&mut self, name: &str) -> Result<Node, Error> {
         self.nodes += 1;
-        let addresses: Vec<_> =
-            self.config.nodes.iter().map(|network| nth(*network, self.nodes).address).collect();
+        let addresses = nths(&self.config.nodes, self.nodes);
         let pods = self.config.pods_of(self.nodes);
         self.node_at(name, &addresses, &pods)
     }
@@ -140,7 +145,7 @@ impl Lab {
     /// When it cannot be made.
     pub fn node_at(&mut self, name: &str, addresses: &[IpAddr], pods: &[Prefix]) -> Result<Node, Error> {
         let host = Host::router(name)?;
-        self.wire.join(&self.config, &host, addresses, pods)?;
+        self.wire.join(&host, addresses, pods)?;
         self.hosts.push(host.clone());
         Ok(Node { host, pod_networks: pods.to_vec() })
     }
@@ -150,15 +155,12 @@ impl Lab {
     /// # Errors
     /// When it cannot be made.
     pub fn pod(&mut self, node: &Node, name: &str) -> Result<Host, Error> {
+        let taken: Vec<IpAddr> = self.hosts.iter().flat_map(Host::addresses).collect();
         let free = |network: &Prefix| {
-            let taken: Vec<IpAddr> = self.hosts.iter().flat_map(Host::addresses).collect();
-            let mut numbers = FIRST_POD..u32::from(u16::MAX);
-            let address = numbers.find_map(|number| {
-                let address = nth(*network, number).address;
-                (!taken.contains(&address)).then_some(address)
-            });
-            address
-                .filter(|address| network.contains(*address))
+            (FIRST_POD..u32::from(u16::MAX))
+                .map(|number| nth(*network, number).address)
+                .take_while(|address| network.contains(*address))
+                .find(|address| !taken.contains(address))
                 .ok_or_else(|| Error::Refused(format!("no address is left in {network} for pod {name}")))
         };
         let addresses = node.pod_networks.iter().map(free).collect::<Result<Vec<_>, _>>()?;
@@ -171,34 +173,10 @@ impl Lab {
     /// When it cannot be made.
     pub fn pod_at(&mut self, node: &Node, name: &str, addresses: &[IpAddr]) -> Result<Host, Error> {
         let pod = Host::new(name)?;
-        let node_end = format!("veth{}", self.hosts.len());
-        let peer = NewLink::Veth { peer: LINK, namespace: Some(pod.as_fd()) };
-        node.netlink().add_link(&node_end, peer).doing(|| node.name())?;
-        let node_link = node.set_up(&node_end)?;
-        let pod_link = pod.set_up(LINK)?;
-        pod.wait_until_ready(LINK)?;
-        node.wait_until_ready(&node_end)?;
-
-        node.add_address(&node_end, Prefix::host(POD_GATEWAY_V4.into()))?;
-        pod.change_route(Action::Add, &RouteEntry::direct(Prefix::host(POD_GATEWAY_V4.into()), pod_link))?;
-        if has_ipv6() {
-            node.add_address(&node_end, Prefix { address: POD_GATEWAY_V6.into(), length: 64 })?;
-            pod.add_address(LINK, Prefix { address: POD_LINK_LOCAL.into(), length: 64 })?;
-        }
+        attach(node, &format!("veth{}", self.hosts.len()), &pod, addresses)?;
         for &address in addresses {
-            let to_pod = Prefix::host(address);
-            pod.add_address(LINK, to_pod)?;
-            // With the node's own address as the source: 169.254.1.1 would be the kernel's choice.
-            let source = node.address_like(address);
-            node.change_route(Action::Add, &RouteEntry { source, ..RouteEntry::direct(to_pod, node_link) })?;
-            let gateway = match address {
-                IpAddr::V4(_) => POD_GATEWAY_V4.into(),
-                IpAddr::V6(_) => POD_GATEWAY_V6.into(),
-            };
-            let default = RouteEntry::via(any_like(address), gateway, Some(pod_link));
-            pod.change_route(Action::Replace, &default)?;
             if !node.pod_networks.iter().any(|network| network.contains(address)) {
-                self.wire.announce(node, to_pod)?;
+                self.wire.announce(node, Prefix::host(address))?;
             }
         }
         self.hosts.push(pod.clone());
@@ -210,10 +188,7 @@ impl Lab {
     /// # Errors
     /// When it cannot be made.
     pub fn outside(&mut self, name: &str) -> Result<Host, Error> {
-        let number = self.outside;
-        self.outside += 1;
-        let addresses: Vec<_> =
-            self.config.nodes.iter().map(|network| nth(*network, number).address).collect();
+        let addresses = self.next_outside();
         self.outside_at(name, &addresses)
     }
 
@@ -223,16 +198,66 @@ impl Lab {
     /// When it cannot be made.
     pub fn outside_at(&mut self, name: &str, addresses: &[IpAddr]) -> Result<Host, Error> {
         let host = Host::new(name)?;
-        self.wire.join(&self.config, &host, addresses, &[])?;
+        self.wire.join(&host, addresses, &[])?;
         self.hosts.push(host.clone());
         Ok(host)
+    }
+
+    fn next_outside(&mut self) -> Vec<IpAddr> {
+        let number = self.outside;
+        self.outside += 1;
+        nths(&self.config.nodes, number)
+    }
+
+    /// A client outside the cluster with so many routers, at least one, between it and the wire.
+    ///
+    /// # Errors
+    /// When it cannot be made, or is too far away.
+    pub fn far_outside(&mut self, name: &str, hops: u32) -> Result<FarClient, Error> {
+        if !(1..=HOPS_MAX).contains(&hops) {
+            return Err(Error::Refused(format!("{name} cannot be {hops} hops away, only 1 to {HOPS_MAX}")));
+        }
+        let networks = self.config.far_of(self.far);
+        self.far += 1;
+        let border = Host::router(&format!("{name}-router1"))?;
+        let addresses = self.next_outside();
+        self.wire.join(&border, &addresses, &networks)?;
+        let mut routers = vec![border];
+        for hop in 2..=hops {
+            let router = Host::router(&format!("{name}-router{hop}"))?;
+            self.behind(&mut routers, router, &networks, hop)?;
+        }
+        let mut chain = routers.clone();
+        self.behind(&mut chain, Host::new(name)?, &networks, 1)?;
+        let host = chain.pop().ok_or_else(|| Error::Refused(name.to_owned()))?;
+        self.hosts.extend(routers.iter().cloned());
+        self.hosts.push(host.clone());
+        Ok(FarClient { host, routers })
+    }
+
+    /// Puts `host` at the end of the chain, where it has the networks' addresses of this number,
+    /// and tells the one before it that the networks are there.
+    fn behind(
+        &self,
+        chain: &mut Vec<Host>,
+        host: Host,
+        networks: &[Prefix],
+        number: u32,
+    ) -> Result<(), Error> {
+        let Some(last) = chain.last() else { return Ok(()) };
+        attach(last, "down", &host, &nths(networks, number))?;
+        for network in networks {
+            last.route_via(*network, nth(*network, number).address)?;
+        }
+        chain.push(host);
+        Ok(())
     }
 
     /// Takes a host away for good, as a deleted pod or a scrapped node. Its namespace goes with
     /// the caller's last handle to it, and with it its links.
     pub fn remove(&mut self, host: &Host) {
         self.hosts.retain(|other| !other.is(host));
-        self.wire.members.retain(|member| !member.host.is(host));
+        self.wire.forget(host);
     }
 
     /// Pulls the cable of a host on the wire: a node that lost its power, as others see it.
@@ -259,120 +284,11 @@ impl Lab {
             let path = host.namespace().path();
             format!("{}: {} (nsenter --net={})\n", host.name(), addresses.join(" "), path.display())
         };
-        std::iter::once(&self.wire.host).chain(&self.hosts).map(line).collect()
+        std::iter::once(self.wire.host()).chain(&self.hosts).map(line).collect()
     }
 }
 
-impl Wire {
-    fn new(config: &Config) -> Result<Wire, Error> {
-        let host = Host::new("wire")?;
-        host.netlink().add_link(BRIDGE, NewLink::Bridge).doing(|| "wire")?;
-        let bridge = host.set_up(BRIDGE)?;
-        for network in &config.nodes {
-            host.add_address(BRIDGE, gateway(*network))?;
-        }
-        Ok(Wire { host, bridge, links: 0, members: Vec::new() })
-    }
-
-    /// Puts `host` on the wire and tells everybody the way to it and through it.
-    fn join(
-        &mut self,
-        config: &Config,
-        host: &Host,
-        addresses: &[IpAddr],
-        behind: &[Prefix],
-    ) -> Result<(), Error> {
-        self.links += 1;
-        let port = format!("port{}", self.links);
-        self.connect(host, &port)?;
-        if has_ipv6() {
-            let link_local = Ipv6Addr::from_bits(POD_LINK_LOCAL.to_bits() + u128::from(self.links));
-            host.add_address(LINK, Prefix { address: link_local.into(), length: 64 })?;
-        }
-        for &address in addresses {
-            let network = config.nodes.iter().find(|network| network.contains(address));
-            let length = network.map_or(Prefix::host(address).length, |network| network.length);
-            host.add_address(LINK, Prefix { address, length })?;
-        }
-        for network in &config.nodes {
-            reach(host, *network)?;
-        }
-        let member = Member { host: host.clone(), port, behind: behind.to_vec() };
-        for other in &self.members {
-            tell(config, &member, other)?;
-            tell(config, other, &member)?;
-        }
-        self.members.push(member);
-        Ok(())
-    }
-
-    fn connect(&self, host: &Host, port: &str) -> Result<(), Error> {
-        let name = || format!("connect {} to the wire", host.name());
-        let peer = NewLink::Veth { peer: LINK, namespace: Some(host.as_fd()) };
-        self.host.netlink().add_link(port, peer).doing(name)?;
-        let index = self.host.set_up(port)?;
-        host.set_up(LINK)?;
-        self.host.wait_until_ready(port)?;
-        let master = LinkChange::Master(Some(self.bridge));
-        self.host.netlink().change_link(index, master).doing(name)?;
-        host.wait_until_ready(LINK)
-    }
-
-    /// Tells everybody that `prefix` is behind `through`.
-    fn announce(&mut self, through: &Host, prefix: Prefix) -> Result<(), Error> {
-        for member in &mut self.members {
-            if member.host.is(through) {
-                member.behind.push(prefix);
-            } else if let Some(gateway) = through.address_like(prefix.address) {
-                member.host.route_via(prefix, gateway)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn change_port(&self, host: &Host, change: LinkChange<'_>) -> Result<(), Error> {
-        let member = self.members.iter().find(|member| member.host.is(host));
-        let member = member.ok_or_else(|| Error::Refused(format!("{} is not on the wire", host.name())))?;
-        let mut netlink = self.host.netlink();
-        let index = netlink.link(&member.port).doing(|| host.name())?.index;
-        netlink.change_link(index, change).doing(|| host.name())
-    }
-}
-
-/// The way to the nodes' network, and to all else by its gateway.
-fn reach(host: &Host, network: Prefix) -> Result<(), Error> {
-    let gateway = gateway(network).address;
-    let link = host.netlink().link(LINK).doing(|| host.name())?.index;
-    let Some(own) = host.address_like(gateway) else { return Ok(()) };
-    if !network.contains(own) {
-        let route = RouteEntry { source: Some(own), ..RouteEntry::direct(network, link) };
-        host.change_route(Action::Replace, &route)?;
-    }
-    host.change_route(Action::Add, &RouteEntry::via(any_like(gateway), gateway, Some(link)))
-}
-
-/// All addresses of this one's family.
-fn any_like(address: IpAddr) -> Prefix {
-    match address {
-        IpAddr::V4(_) => Prefix { address: Ipv4Addr::UNSPECIFIED.into(), length: 0 },
-        IpAddr::V6(_) => Prefix { address: Ipv6Addr::UNSPECIFIED.into(), length: 0 },
-    }
-}
-
-/// Tells `listener` the way to `member` and what is behind it.
-fn tell(config: &Config, member: &Member, listener: &Member) -> Result<(), Error> {
-    for address in member.host.addresses() {
-        if !config.nodes.iter().any(|network| network.contains(address)) {
-            let link = listener.host.netlink().link(LINK).doing(|| listener.host.name())?.index;
-            let source = listener.host.address_like(address);
-            let route = RouteEntry { source, ..RouteEntry::direct(Prefix::host(address), link) };
-            listener.host.change_route(Action::Replace, &route)?;
-        }
-    }
-    for prefix in &member.behind {
-        if let Some(gateway) = member.host.address_like(prefix.address) {
-            listener.host.route_via(*prefix, gateway)?;
-        }
-    }
-    Ok(())
+/// The address of this number in each network.
+fn nths(networks: &[Prefix], number: u32) -> Vec<IpAddr> {
+    networks.iter().map(|network| nth(*network, number).address).collect()
 }

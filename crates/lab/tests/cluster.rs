@@ -29,6 +29,8 @@ fn everybody_reaches_every_pod_over_both_families() {
     let _servers = [web.serve(Tcp, 8080).unwrap(), web.serve(Udp, 8080).unwrap()];
     for guest in [&web, &beside, &across, &client, a.host(), b.host()] {
         for target in web.addresses() {
+            let pong = guest.ping(target);
+            assert!(pong.is_ok(), "{} pings {target}: {pong:?}", guest.name());
             for protocol in [Tcp, Udp] {
                 let reply = guest.ask(protocol, (target, 8080)).unwrap_or_else(|failure| {
                     panic!("{} to {target} over {protocol}: {failure}\n{}", guest.name(), lab.map())
@@ -70,6 +72,47 @@ fn addresses_may_be_any() {
             assert_eq!(Some(reply.seen_source.ip()), client.address_like(target));
         }
     }
+}
+
+#[test]
+fn a_far_client_is_as_far_as_it_says() {
+    let mut lab = Lab::new().unwrap();
+    let node = lab.node("node").unwrap();
+    let web = lab.pod(&node, "web").unwrap();
+    let near = lab.far_outside("near", 1).unwrap();
+    let far = lab.far_outside("far", 3).unwrap();
+    let _server = web.serve(Tcp, 80).unwrap();
+    for client in [&near, &far] {
+        for target in web.addresses() {
+            let reply = client.ask(Tcp, (target, 80)).unwrap();
+            assert_eq!(Some(reply.seen_source.ip()), client.address_like(target));
+        }
+        assert!(web.ping(client.ipv4()).is_ok() && web.ping(client.ipv6()).is_ok());
+    }
+    assert_eq!(far.routers().len(), 3);
+    // Three routers and the node take one each of a packet's lives, and one must be left.
+    let lives = |count: u32| {
+        far.set_sysctl("ipv4/ip_default_ttl", &count.to_string()).unwrap();
+        far.ask(Tcp, (web.ipv4(), 80)).map(|reply| reply.backend)
+    };
+    assert_eq!(lives(5), Ok("web".to_owned()));
+    assert_eq!(lives(4), Err(Failure::Unreachable));
+    assert!(lab.far_outside("too far", 99).is_err());
+}
+
+#[test]
+fn a_cable_is_a_second_way() {
+    let mut lab = Lab::new().unwrap();
+    let node = lab.node("node").unwrap();
+    let client = lab.outside("client").unwrap();
+    lab::cable(&node, "eth1", &client, "eth1").unwrap();
+    node.add_address("eth1", "198.51.100.1/24".parse().unwrap()).unwrap();
+    client.add_address("eth1", "198.51.100.2/24".parse().unwrap()).unwrap();
+    let _server = node.serve(Tcp, 80).unwrap();
+    let second: SocketAddr = "198.51.100.1:80".parse().unwrap();
+    let reply = client.ask(Tcp, second).unwrap();
+    assert_eq!(reply.seen_source.ip().to_string(), "198.51.100.2");
+    assert!(node.addresses().contains(&second.ip()));
 }
 
 #[test]

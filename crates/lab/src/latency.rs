@@ -1,0 +1,149 @@
+//! How long connecting takes, to several targets compared fairly: the connections are interleaved
+//! (A B A B …), so that whatever else the machine does hits all alike, and nothing but
+//! `connect(2)` is timed.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::client::PATIENCE;
+use crate::error::Error;
+use crate::host::Host;
+use crate::question::{Failure, Protocol};
+
+/// Durations, of which one wants the middle and the tail.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Latencies {
+    sorted: Vec<Duration>,
+}
+
+impl Latencies {
+    /// The duration that this part of them, from 0 to 1, does not exceed; zero when there is none.
+    pub fn quantile(&self, part: f64) -> Duration {
+        // Nearest rank; a part outside of 0 to 1 takes the nearest end.
+        let rank = (part * self.sorted.len() as f64).ceil().max(1.0) as usize;
+        let last = self.sorted.len().saturating_sub(1);
+        self.sorted.get((rank - 1).min(last)).copied().unwrap_or_default()
+    }
+
+    /// The median.
+    pub fn p50(&self) -> Duration {
+        self.quantile(0.5)
+    }
+
+    /// What 99 of 100 do not exceed.
+    pub fn p99(&self) -> Duration {
+        self.quantile(0.99)
+    }
+
+    /// The longest.
+    pub fn max(&self) -> Duration {
+        self.quantile(1.0)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.sorted.is_empty()
+    }
+
+    /// The median of these over the median of those.
+    pub fn ratio(&self, base: &Latencies) -> f64 {
+        self.p50().as_secs_f64() / base.p50().as_secs_f64()
+    }
+
+    /// Both together.
+    pub(crate) fn merge(&mut self, other: Latencies) {
+        self.sorted.extend(other.sorted);
+        self.sorted.sort_unstable();
+    }
+}
+
+impl FromIterator<Duration> for Latencies {
+    fn from_iter<I: IntoIterator<Item = Duration>>(durations: I) -> Latencies {
+        let mut sorted: Vec<_> = durations.into_iter().collect();
+        sorted.sort_unstable();
+        Latencies { sorted }
+    }
+}
+
+/// What came of connecting to one target.
+#[derive(Debug, Clone, Default)]
+pub struct Connects {
+    /// How long those took that succeeded.
+    pub latencies: Latencies,
+    /// How those failed that did not.
+    pub failures: Vec<Failure>,
+}
+
+/// Connects over TCP from `host` to each target in turn, so many times round, and says for each
+/// target what came of it. Each connection is reset at once, so that neither ports nor memory
+/// run out (`SO_LINGER` 0 leaves no `TIME_WAIT`).
+///
+/// Connecting to no Service is measured the same way: a refusal is an answer, and its time counts
+/// in `latencies` as well as in `failures`.
+///
+/// # Errors
+/// When the host's namespace cannot be entered.
+pub fn connect_latency(host: &Host, targets: &[SocketAddr], rounds: usize) -> Result<Vec<Connects>, Error> {
+    host.run(|| {
+        let mut durations = vec![Vec::with_capacity(rounds); targets.len()];
+        let mut failures = vec![Vec::new(); targets.len()];
+        for _ in 0..rounds {
+            for ((target, durations), failures) in targets.iter().zip(&mut durations).zip(&mut failures) {
+                match connect_once(*target) {
+                    Ok((duration, Ok(()))) => durations.push(duration),
+                    Ok((duration, Err(Failure::Refused))) => {
+                        durations.push(duration);
+                        failures.push(Failure::Refused);
+                    }
+                    Ok((_, Err(failure))) | Err(failure) => failures.push(failure),
+                }
+            }
+        }
+        let connects = |(durations, failures): (Vec<Duration>, Vec<Failure>)| Connects {
+            latencies: durations.into_iter().collect(),
+            failures,
+        };
+        durations.into_iter().zip(failures).map(connects).collect()
+    })
+}
+
+/// How long connecting took, and what came of it. In the namespace of the calling thread.
+fn connect_once(target: SocketAddr) -> Result<(Duration, Result<(), Failure>), Failure> {
+    let socket = Protocol::Tcp.socket_here(target.ip())?;
+    // For connect(2) this is the limit too (`inet_stream_connect`, `sock_sndtimeo`).
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    let address = target.into();
+    let start = Instant::now();
+    let result = socket.connect(&address);
+    let duration = start.elapsed();
+    // A connect that ran into the limit says EINPROGRESS, as a nonblocking one would.
+    let failure = |error: std::io::Error| match error.raw_os_error() {
+        Some(errno) if errno == nix::errno::Errno::EINPROGRESS as i32 => Failure::TimedOut,
+        _ => Failure::from(error),
+    };
+    Ok((duration, result.map_err(failure)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_the_nearest_rank() {
+        let latencies: Latencies = (1..=200).rev().map(Duration::from_millis).collect();
+        assert_eq!(latencies.p50(), Duration::from_millis(100));
+        assert_eq!(latencies.p99(), Duration::from_millis(198));
+        assert_eq!(latencies.max(), Duration::from_millis(200));
+        assert_eq!(latencies.quantile(0.0), Duration::from_millis(1));
+        assert_eq!(latencies.quantile(7.0), Duration::from_millis(200));
+        let double: Latencies = (1..=200).map(|ms| Duration::from_millis(2 * ms)).collect();
+        assert!((double.ratio(&latencies) - 2.0).abs() < 1e-9);
+        assert_eq!(Latencies::default().p99(), Duration::ZERO);
+    }
+}

@@ -21,10 +21,12 @@ use crate::ping::ping;
 use crate::question::{Failure, Protocol, Reply};
 use crate::server::Server;
 
-/// How long a link may take from "up" to passing packets.
-const LINK_READY_MAX: Duration = Duration::from_secs(5);
-/// How often we look whether it does.
-const LINK_READY_POLL: Duration = Duration::from_millis(1);
+/// How long a link may take from "up" to passing packets, and an address to being found.
+const READY_MAX: Duration = Duration::from_secs(10);
+/// How often we look.
+const READY_POLL: Duration = Duration::from_micros(500);
+/// The multicast groups joined in the namespace of the thread that reads it.
+const GROUPS: &str = "/proc/thread-self/net/igmp6";
 
 /// What every host sets before it has any link, so that nothing depends on the machine's own
 /// settings, which a new namespace inherits (`inetdev_init`, `devconf_inherit_init_net`).
@@ -167,10 +169,14 @@ impl Host {
     /// # Errors
     /// When it is there already, or the link is not.
     pub fn add_address(&self, link: &str, prefix: Prefix) -> Result<(), Error> {
-        let mut netlink = self.netlink();
-        let index = netlink.link(link).doing(|| self.name())?.index;
-        let address = Address::new(index, prefix);
-        netlink.change_address(Action::Add, &address).doing(|| self.name())?;
+        let device = self.netlink().link(link).doing(|| self.name())?;
+        let address = Address::new(device.index, prefix);
+        self.netlink().change_address(Action::Add, &address).doing(|| self.name())?;
+        if let IpAddr::V6(address) = prefix.address
+            && matches!(device.kind.as_deref(), Some("veth" | "bridge"))
+        {
+            self.wait_until_solicited(link, address)?;
+        }
         if address.scope == netlink::route::Scope::Universe {
             self.inner.addresses.lock().unwrap_or_else(PoisonError::into_inner).push(prefix.address);
         }
@@ -330,16 +336,36 @@ impl Host {
     /// Waits until packets pass: the kernel acts on a new carrier some time later
     /// (`linkwatch_event`) and loses what is sent before that.
     pub(crate) fn wait_until_ready(&self, link: &str) -> Result<(), Error> {
-        let deadline = Instant::now() + LINK_READY_MAX;
-        while !self.netlink().link(link).doing(|| self.name())?.operational {
-            if Instant::now() > deadline {
-                let doing = format!("wait for link {link} of {}", self.name());
-                return Err(Error::system(doing, io::Error::from(io::ErrorKind::TimedOut)));
-            }
-            thread::sleep(LINK_READY_POLL);
-        }
-        Ok(())
+        let ready = || Ok(self.netlink().link(link).doing(|| self.name())?.operational);
+        wait_until(ready, || format!("wait for link {link} of {}", self.name()))
     }
+
+    /// Waits until neighbours can find an address: the kernel joins its solicited-node group some
+    /// time after it has added the address (`addrconf_dad_work`), also without duplicate
+    /// detection. A question that comes before is lost and asked again after a second.
+    fn wait_until_solicited(&self, link: &str, address: Ipv6Addr) -> Result<(), Error> {
+        let group = format!("ff0200000000000000000001ff{:06x}", address.to_bits() & 0x00ff_ffff);
+        let joined = || {
+            let groups = self.run(|| fs::read_to_string(GROUPS))?.doing(|| format!("read {GROUPS}"))?;
+            // Each line: the link's number, its name, the group, how many have joined, …
+            Ok(groups.lines().any(|line| {
+                let mut words = line.split_whitespace().skip(1);
+                words.next() == Some(link) && words.next() == Some(&group)
+            }))
+        };
+        wait_until(joined, || format!("wait for {address} on link {link} of {}", self.name()))
+    }
+}
+
+fn wait_until(ready: impl Fn() -> Result<bool, Error>, doing: impl Fn() -> String) -> Result<(), Error> {
+    let deadline = Instant::now() + READY_MAX;
+    while !ready()? {
+        if Instant::now() > deadline {
+            return Err(Error::system(doing(), io::Error::from(io::ErrorKind::TimedOut)));
+        }
+        thread::sleep(READY_POLL);
+    }
+    Ok(())
 }
 
 impl AsFd for Host {

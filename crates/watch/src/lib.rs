@@ -1,1 +1,22 @@
-//! watch.
+//! Where the cluster comes from: Kubernetes objects, parsed and defaulted once, at the door, and
+//! handed on as the model's [`Object`](model::Object)s and [`Change`](model::Change)s.
+//!
+//! The only crate that knows how Kubernetes spells its objects. It decides no policy and keeps no
+//! cluster; what makes no sense is left out and told as a [`Problem`], and costs nothing else.
+#![deny(unsafe_code)]
+#![deny(missing_docs)]
+
+mod load;
+mod manifest;
+mod problem;
+mod tree;
+
+pub use load::{Loaded, load, load_each};
+pub use manifest::Keep;
+pub use problem::{Error, Problem, Severity};
+
+/// For fuzzing: reads any bytes as a manifest and checks what must hold of the outcome.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    manifest::fuzz(bytes);
+}

@@ -1,0 +1,117 @@
+//! Timestamps of RFC 3339, as Kubernetes writes them, to seconds since 1970. No clock is read here.
+
+/// `2024-02-29T23:59:60+01:00` and the like; fractions of a second are dropped. `None` when the text
+/// is no such timestamp.
+pub(crate) fn seconds(text: &str) -> Option<i64> {
+    let (date, rest) = text.split_at_checked(10)?;
+    let rest = rest.strip_prefix(['T', 't'])?;
+    let (clock, rest) = rest.split_at_checked(8)?;
+    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+    let [hour, minute, second] = numbers(clock, ':', [2, 2, 2])?;
+    // 60 is a leap second.
+    if !(1..=12).contains(&month) || day < 1 || day > days_of(year, month) {
+        return None;
+    }
+    if hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let offset_s = offset(fraction(rest)?)?;
+    let days = days_before_year(year) + days_before_month(year, month) + day - 1;
+    Some(((days * 24 + hour) * 60 + minute) * 60 + second - offset_s)
+}
+
+/// Three numbers with a sign between them, each of so many digits.
+fn numbers(text: &str, between: char, digits: [usize; 3]) -> Option<[i64; 3]> {
+    let mut parts = text.split(between);
+    let mut numbers = [0; 3];
+    for (number, digits) in numbers.iter_mut().zip(digits) {
+        let part = parts.next()?;
+        if part.len() != digits || !part.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        *number = part.parse().ok()?;
+    }
+    parts.next().is_none().then_some(numbers)
+}
+
+/// What is behind a fraction of a second, where there is one.
+fn fraction(text: &str) -> Option<&str> {
+    let Some(digits) = text.strip_prefix(['.', ',']) else { return Some(text) };
+    let rest = digits.trim_start_matches(|c: char| c.is_ascii_digit());
+    (rest.len() < digits.len()).then_some(rest)
+}
+
+/// Seconds east of Greenwich.
+fn offset(text: &str) -> Option<i64> {
+    if text == "Z" || text == "z" {
+        return Some(0);
+    }
+    let (sign, clock) =
+        if let Some(clock) = text.strip_prefix('+') { (1, clock) } else { (-1, text.strip_prefix('-')?) };
+    let [hour, minute, _] = numbers(&format!("{clock}:00"), ':', [2, 2, 2])?;
+    (hour < 24 && minute < 60).then_some(sign * (hour * 60 + minute) * 60)
+}
+
+fn is_leap(year: i64) -> bool {
+    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
+}
+
+fn days_of(year: i64, month: i64) -> i64 {
+    match month {
+        2 => 28 + i64::from(is_leap(year)),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+fn days_before_month(year: i64, month: i64) -> i64 {
+    (1..month).map(|month| days_of(year, month)).sum()
+}
+
+/// Days from 1 January 1970 to 1 January of a year of the Gregorian calendar.
+fn days_before_year(year: i64) -> i64 {
+    let before = |year: i64| {
+        let year = year - 1;
+        year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400)
+    };
+    before(year) - before(1970)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps() {
+        let good = [
+            ("1970-01-01T00:00:00Z", 0),
+            ("1969-12-31T23:59:59Z", -1),
+            ("2000-02-29T00:00:00Z", 951_782_400),
+            ("2024-05-06T07:08:09Z", 1_714_979_289),
+            ("2024-05-06T07:08:09.123456Z", 1_714_979_289),
+            ("2024-05-06T09:08:09+02:00", 1_714_979_289),
+            ("2024-05-06T01:38:09-05:30", 1_714_979_289),
+            ("0001-01-01T00:00:00Z", -62_135_596_800),
+        ];
+        for (text, want) in good {
+            assert_eq!(seconds(text), Some(want), "{text}");
+        }
+        let bad = [
+            "",
+            "2024-05-06",
+            "2024-05-06T07:08:09",
+            "2024-13-06T07:08:09Z",
+            "2023-02-29T07:08:09Z",
+            "2024-00-06T07:08:09Z",
+            "2024-05-06T24:08:09Z",
+            "2024-05-06T07:08:09.Z",
+            "2024-05-06T07:08:09+0200",
+            "2024-05-06 07:08:09Z",
+            "+024-05-06T07:08:09Z",
+            "2024-05-0\u{e9}T07:08:09Z",
+        ];
+        for text in bad {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+}

@@ -8,6 +8,18 @@ pub enum Error {
     /// The kernel refused, or could not be asked.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
+    /// A switch of the kernel could not be read or set.
+    #[error("{doing} the kernel's switch {name} (wanted: {value}): {source}")]
+    Sysctl {
+        /// What was tried.
+        doing: &'static str,
+        /// Which switch.
+        name: &'static str,
+        /// How it should stand.
+        value: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
 }
 
 /// A group of steps that the kernel refused.

@@ -9,6 +9,7 @@ mod error;
 pub mod nftables;
 mod pool;
 mod program;
+mod sysctl;
 mod write;
 
 pub use error::{Error, Failure, Report};

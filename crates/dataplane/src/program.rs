@@ -13,40 +13,40 @@ use std::time::Duration;
 
 /// A chain and its rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChainSpec {
+pub(crate) struct ChainSpec {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Where packets enter it, if not from other chains only.
-    pub base: Option<Base>,
+    pub(crate) base: Option<Base>,
     /// Its rules in order.
-    pub rules: Vec<Rule>,
+    pub(crate) rules: Vec<Rule>,
 }
 
 /// A rule: what it says and what it does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub(crate) struct Rule {
     /// What `nft list` prints behind it.
-    pub comment: String,
+    pub(crate) comment: String,
     /// What it does.
-    pub expressions: Vec<Expression>,
+    pub(crate) expressions: Vec<Expression>,
 }
 
 /// A set or map, without its elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SetSpec {
+pub(crate) struct SetSpec {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// The parts of its key.
-    pub key: Vec<Datatype>,
+    pub(crate) key: Vec<Datatype>,
     /// What it maps to.
-    pub data: SetValue,
+    pub(crate) data: SetValue,
     /// For maps that rules write to: how many elements they may come to.
-    pub dynamic_max: Option<u32>,
+    pub(crate) dynamic_max: Option<u32>,
 }
 
 /// What a set maps to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SetValue {
+pub(crate) enum SetValue {
     /// Nothing: it is a plain set.
     Nothing,
     /// Data.
@@ -57,7 +57,7 @@ pub enum SetValue {
 
 impl SetSpec {
     /// As the wire has it.
-    pub fn set(&self) -> Set<'_> {
+    pub(crate) fn set(&self) -> Set<'_> {
         let set = match &self.data {
             SetValue::Nothing => Set::new(&self.name, &self.key),
             SetValue::Data(parts) => Set::map(&self.name, &self.key, SetData::Value(parts)),
@@ -73,30 +73,30 @@ impl SetSpec {
 
 /// The whole program of one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Program {
+pub(crate) struct Program {
     /// Its chains: those that others jump to come first.
-    pub chains: Vec<ChainSpec>,
+    pub(crate) chains: Vec<ChainSpec>,
     /// Its sets.
-    pub sets: Vec<SetSpec>,
+    pub(crate) sets: Vec<SetSpec>,
 }
 
 /// What the kernel has in place of a program.
 #[derive(Clone, Debug, Default)]
-pub struct Installed {
+pub(crate) struct Installed {
     /// Chains with the fingerprints of their rules; `None` for a rule that is not ours.
-    pub chains: BTreeMap<String, (Option<Base>, Vec<Option<Fingerprint>>)>,
+    pub(crate) chains: BTreeMap<String, (Option<Base>, Vec<Option<Fingerprint>>)>,
     /// Sets.
-    pub sets: BTreeMap<String, SetInfo>,
+    pub(crate) sets: BTreeMap<String, SetInfo>,
 }
 
 /// What a rule does, in eight bytes.
-pub type Fingerprint = [u8; 8];
+pub(crate) type Fingerprint = [u8; 8];
 
 /// The type of our entry in a rule's user data. `nft` passes over types it does not know.
 const FINGERPRINT: u8 = 0x50;
 
 /// The user data of a rule: its comment and its fingerprint.
-pub fn rule_userdata(table: Table<'_>, rule: &Rule) -> Vec<u8> {
+pub(crate) fn rule_userdata(table: Table<'_>, rule: &Rule) -> Vec<u8> {
     let mut bytes = if rule.comment.is_empty() { Vec::new() } else { userdata::comment(&rule.comment) };
     let fingerprint = fingerprint(table, rule);
     bytes.extend([FINGERPRINT, fingerprint.len() as u8]);
@@ -114,7 +114,7 @@ fn fingerprint(table: Table<'_>, rule: &Rule) -> Fingerprint {
 }
 
 /// The fingerprint that a rule carries, if it is one of ours.
-pub fn read_fingerprint(rule: &RuleInfo) -> Option<Fingerprint> {
+pub(crate) fn read_fingerprint(rule: &RuleInfo) -> Option<Fingerprint> {
     let mut rest = &rule.userdata[..];
     while let [kind, length, tail @ ..] = rest {
         let value = tail.get(..usize::from(*length))?;
@@ -128,7 +128,7 @@ pub fn read_fingerprint(rule: &RuleInfo) -> Option<Fingerprint> {
 
 impl Installed {
     /// Reads what the kernel has.
-    pub fn read(
+    pub(crate) fn read(
         socket: &mut netlink::Socket<netlink::Netfilter>,
         table: Table<'_>,
     ) -> Result<Installed, netlink::Error> {
@@ -149,13 +149,18 @@ impl Installed {
 }
 
 /// Whether sets that are there have another shape than the program's: only a new table helps.
-pub fn needs_new_table(installed: &Installed, program: &Program) -> bool {
+pub(crate) fn needs_new_table(installed: &Installed, program: &Program) -> bool {
     program.sets.iter().any(|set| installed.sets.get(&set.name).is_some_and(|has| !has.is(&set.set())))
 }
 
 /// Writes what makes the kernel have the program, and returns what that is in words: nothing when it
 /// has it already. Chains and sets that the program does not have go.
-pub fn install(table: Table<'_>, installed: &Installed, program: &Program, batch: &mut Batch) -> Vec<String> {
+pub(crate) fn install(
+    table: Table<'_>,
+    installed: &Installed,
+    program: &Program,
+    batch: &mut Batch,
+) -> Vec<String> {
     let mut said = Vec::new();
     for set in program.sets.iter().filter(|set| !installed.sets.contains_key(&set.name)) {
         batch.add_set(table, &set.set());
@@ -204,7 +209,7 @@ pub fn install(table: Table<'_>, installed: &Installed, program: &Program, batch
 }
 
 /// The table of one family, by the name that all of ours have.
-pub fn table(family: model::Family) -> Table<'static> {
+pub(crate) fn table(family: model::Family) -> Table<'static> {
     let family = match family {
         model::Family::V4 => Family::Ip,
         model::Family::V6 => Family::Ip6,
@@ -213,4 +218,4 @@ pub fn table(family: model::Family) -> Table<'static> {
 }
 
 /// The name of our tables, which is how they are known as ours.
-pub const TABLE: &str = "portolan";
+pub(crate) const TABLE: &str = "portolan";

@@ -24,7 +24,7 @@ const INTERFACE_NAME_LEN: usize = 16;
 
 /// Which end of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// Where it comes from.
     Source,
     /// Where it goes.
@@ -33,18 +33,18 @@ pub enum End {
 
 /// A rule in the making.
 #[derive(Clone, Debug)]
-pub struct RuleWriter {
+pub(crate) struct RuleWriter {
     family: Family,
     expressions: Vec<Expression>,
 }
 
 /// A rule for packets of one family.
-pub fn rule(family: Family) -> RuleWriter {
+pub(crate) fn rule(family: Family) -> RuleWriter {
     RuleWriter { family, expressions: Vec::new() }
 }
 
 /// How many bytes an address has.
-pub fn address_len(family: Family) -> usize {
+pub(crate) fn address_len(family: Family) -> usize {
     usize::from(family.bits() / 8)
 }
 
@@ -55,12 +55,12 @@ impl RuleWriter {
     }
 
     /// Ends the rule with what it is about.
-    pub fn end(self, comment: impl Into<String>) -> Rule {
+    pub(crate) fn end(self, comment: impl Into<String>) -> Rule {
         Rule { comment: comment.into(), expressions: self.expressions }
     }
 
     /// Loads an address of the packet.
-    pub fn address(self, end: End, into: Register) -> Self {
+    pub(crate) fn address(self, end: End, into: Register) -> Self {
         let (source, len) = match self.family {
             Family::V4 => (12, 4),
             Family::V6 => (8, 16),
@@ -70,17 +70,17 @@ impl RuleWriter {
     }
 
     /// Loads the packet's protocol.
-    pub fn protocol(self, into: Register) -> Self {
+    pub(crate) fn protocol(self, into: Register) -> Self {
         self.with(Expression::Meta { into, key: MetaKey::L4Proto })
     }
 
     /// Loads the packet's destination port, at the same place in TCP, UDP and SCTP.
-    pub fn port(self, into: Register) -> Self {
+    pub(crate) fn port(self, into: Register) -> Self {
         self.with(Expression::Payload { into, base: PayloadBase::Transport, offset: 2, len: 2 })
     }
 
     /// Loads where the connection's first packet was sent to, whatever became of it.
-    pub fn original_destination(self, into: Register) -> Self {
+    pub(crate) fn original_destination(self, into: Register) -> Self {
         let key = match self.family {
             Family::V4 => CtKey::DstIp,
             Family::V6 => CtKey::DstIp6,
@@ -89,39 +89,39 @@ impl RuleWriter {
     }
 
     /// Loads the port that the connection's first packet was sent to.
-    pub fn original_port(self, into: Register) -> Self {
+    pub(crate) fn original_port(self, into: Register) -> Self {
         self.with(Expression::Ct { into, key: CtKey::ProtoDst, direction: Some(CtDirection::Original) })
     }
 
     /// Goes on if the value of this key is in a set.
-    pub fn if_in(self, set: &str, key: Register) -> Self {
+    pub(crate) fn if_in(self, set: &str, key: Register) -> Self {
         self.with(Expression::Lookup { set: set.into(), key, into: None, invert: false })
     }
 
     /// Loads what a map has for this key; goes on if it has something.
-    pub fn lookup(self, map: &str, key: Register, into: Register) -> Self {
+    pub(crate) fn lookup(self, map: &str, key: Register, into: Register) -> Self {
         self.with(Expression::Lookup { set: map.into(), key, into: Some(into), invert: false })
     }
 
     /// Does what a map of verdicts has for this key; goes on if it has none.
-    pub fn dispatch(self, map: &str, key: Register) -> Self {
+    pub(crate) fn dispatch(self, map: &str, key: Register) -> Self {
         self.lookup(map, key, Register::VERDICT)
     }
 
     /// Goes on if the value is (or is not) this.
-    pub fn compare(self, from: Register, operator: Operator, value: &[u8]) -> Self {
+    pub(crate) fn compare(self, from: Register, operator: Operator, value: &[u8]) -> Self {
         self.with(Expression::Compare { from, operator, value: value.to_vec() })
     }
 
     /// Clears the bits that are not in the mask.
-    pub fn mask(self, from: Register, mask: Vec<u8>) -> Self {
+    pub(crate) fn mask(self, from: Register, mask: Vec<u8>) -> Self {
         let len = mask.len() as u32;
         let operation = Bitwise::MaskXor { xor: vec![0; mask.len()], mask };
         self.with(Expression::Bitwise { from, into: from, len, operation })
     }
 
     /// Goes on if this address of the packet is in a network. `scratch` has room for an address.
-    pub fn if_within(self, end: End, network: Prefix, scratch: Register) -> Self {
+    pub(crate) fn if_within(self, end: End, network: Prefix, scratch: Register) -> Self {
         if network.length() == 0 {
             return self;
         }
@@ -135,7 +135,7 @@ impl RuleWriter {
     }
 
     /// Goes on if this address of the packet is one of the host's.
-    pub fn if_host(self, end: End, scratch: Register) -> Self {
+    pub(crate) fn if_host(self, end: End, scratch: Register) -> Self {
         let flags = match end {
             End::Source => FIB_SADDR,
             End::Destination => FIB_DADDR,
@@ -148,7 +148,7 @@ impl RuleWriter {
     }
 
     /// Goes on if the packet came in through this interface.
-    pub fn if_interface(self, name: &str, scratch: Register) -> Self {
+    pub(crate) fn if_interface(self, name: &str, scratch: Register) -> Self {
         let mut value = name.as_bytes().to_vec();
         value.resize(INTERFACE_NAME_LEN, 0);
         self.with(Expression::Meta { into: scratch, key: MetaKey::IifName }).compare(
@@ -159,7 +159,7 @@ impl RuleWriter {
     }
 
     /// Goes on if the packet came in through an interface whose name begins so.
-    pub fn if_interface_prefix(self, prefix: &str, scratch: Register) -> Self {
+    pub(crate) fn if_interface_prefix(self, prefix: &str, scratch: Register) -> Self {
         self.with(Expression::Meta { into: scratch, key: MetaKey::IifName }).compare(
             scratch,
             Operator::Equal,
@@ -168,7 +168,7 @@ impl RuleWriter {
     }
 
     /// Goes on if the packet came in through anything but loopback.
-    pub fn if_not_loopback(self, scratch: Register) -> Self {
+    pub(crate) fn if_not_loopback(self, scratch: Register) -> Self {
         self.with(Expression::Meta { into: scratch, key: MetaKey::IifName }).compare(
             scratch,
             Operator::NotEqual,
@@ -177,7 +177,7 @@ impl RuleWriter {
     }
 
     /// Goes on if the connection's destination is (or is not) translated.
-    pub fn if_translated(self, yes: bool, scratch: Register) -> Self {
+    pub(crate) fn if_translated(self, yes: bool, scratch: Register) -> Self {
         let operator = if yes { Operator::NotEqual } else { Operator::Equal };
         self.with(Expression::Ct { into: scratch, key: CtKey::Status, direction: None })
             .mask(scratch, IPS_DST_NAT.to_ne_bytes().to_vec())
@@ -185,59 +185,59 @@ impl RuleWriter {
     }
 
     /// Goes on if the packet belongs to no connection and begins none.
-    pub fn if_invalid(self, scratch: Register) -> Self {
+    pub(crate) fn if_invalid(self, scratch: Register) -> Self {
         self.with(Expression::Ct { into: scratch, key: CtKey::State, direction: None })
             .mask(scratch, STATE_INVALID.to_ne_bytes().to_vec())
             .compare(scratch, Operator::NotEqual, &[0; 4])
     }
 
     /// Goes on if the packet's protocol is this.
-    pub fn if_protocol(self, protocol: Protocol, scratch: Register) -> Self {
+    pub(crate) fn if_protocol(self, protocol: Protocol, scratch: Register) -> Self {
         self.protocol(scratch).compare(scratch, Operator::Equal, &[protocol.number()])
     }
 
     /// What has been written so far.
-    pub fn expressions(self) -> Vec<Expression> {
+    pub(crate) fn expressions(self) -> Vec<Expression> {
         self.expressions
     }
 
     /// Any expression.
-    pub fn and(self, expression: Expression) -> Self {
+    pub(crate) fn and(self, expression: Expression) -> Self {
         self.with(expression)
     }
 
     /// Loads a number.
-    pub fn number(self, value: u32, into: Register) -> Self {
+    pub(crate) fn number(self, value: u32, into: Register) -> Self {
         self.with(Expression::Immediate { into, value: value.to_ne_bytes().to_vec() })
     }
 
     /// Goes to another chain for good.
-    pub fn goto(self, chain: &str) -> Self {
+    pub(crate) fn goto(self, chain: &str) -> Self {
         self.with(Expression::Verdict(Verdict::Goto(chain.to_owned().into())))
     }
 
     /// Goes to another chain and comes back if it decides nothing.
-    pub fn jump(self, chain: &str) -> Self {
+    pub(crate) fn jump(self, chain: &str) -> Self {
         self.with(Expression::Verdict(Verdict::Jump(chain.to_owned().into())))
     }
 
     /// Ends the chain.
-    pub fn back(self) -> Self {
+    pub(crate) fn back(self) -> Self {
         self.with(Expression::Verdict(Verdict::Return))
     }
 
     /// Drops the packet.
-    pub fn drop(self) -> Self {
+    pub(crate) fn drop(self) -> Self {
         self.with(Expression::Verdict(Verdict::Drop))
     }
 
     /// Resets the TCP connection.
-    pub fn reset(self) -> Self {
+    pub(crate) fn reset(self) -> Self {
         self.with(Expression::Reject(Reject::TcpReset))
     }
 
     /// Says that nobody listens at this port.
-    pub fn unreachable(self) -> Self {
+    pub(crate) fn unreachable(self) -> Self {
         let code = match self.family {
             Family::V4 => ICMP_PORT_UNREACHABLE,
             Family::V6 => ICMPV6_PORT_UNREACHABLE,
@@ -246,7 +246,7 @@ impl RuleWriter {
     }
 
     /// Sends the connection to the address and port at these registers.
-    pub fn translate(self, address: Register, port: Register) -> Self {
+    pub(crate) fn translate(self, address: Register, port: Register) -> Self {
         let family = crate::program::table(self.family).family;
         self.with(Expression::Nat {
             kind: NatKind::Destination,
@@ -260,13 +260,13 @@ impl RuleWriter {
     }
 
     /// Lets the connection leave with the host's address as its source.
-    pub fn masquerade(self) -> Self {
+    pub(crate) fn masquerade(self) -> Self {
         self.with(Expression::Masquerade { flags: NAT_RANDOM_FULLY })
     }
 }
 
 /// An address as it is on the wire.
-pub fn octets(ip: IpAddr) -> Vec<u8> {
+pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),

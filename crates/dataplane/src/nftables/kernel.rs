@@ -1,7 +1,7 @@
 //! The kernel's tables of one family: reading them, putting the program right, carrying steps out.
 
+use super::half::Tables;
 use super::image::{Image, Pick, Placement};
-use super::plane::Tables;
 use super::ruleset::{self, Options, program, set};
 use super::spell::{self, Spelled, pick_code, spell};
 use super::steps::{Element, Group, Step};
@@ -43,6 +43,28 @@ impl Kernel {
             batch: Batch::new(),
             userdata: Vec::new(),
         })
+    }
+
+    /// The table's family and name.
+    pub fn name(&self) -> Table<'static> {
+        self.table
+    }
+
+    /// Whether an element is there, with this value.
+    pub fn holds(&mut self, element: &Element) -> Result<bool, Error> {
+        let Spelled { set, length, key, value } = spell(element);
+        let name = length.map(set::sources);
+        let set = name.as_deref().unwrap_or(set);
+        let same = |raw: Raw<'_>| match (&raw.data, &value) {
+            (Some(Data::Value(has)), Some(wants)) => *has == wants.as_slice(),
+            (None, None) => true,
+            _ => false,
+        };
+        match nft::get_element(&mut self.socket, self.table, set, key.as_slice(), same) {
+            Ok(same) => Ok(same),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether our table is there.
@@ -327,7 +349,7 @@ impl Tables for Kernel {
                 }
             }
             let Err(error) = self.send("change") else { break };
-            let Error::Netlink(cause) = &error;
+            let Error::Netlink(cause) = &error else { return fail_all(&tried, &error, failures) };
             let mut refused: BTreeSet<usize> = BTreeSet::new();
             for refusal in cause.refused() {
                 let place = starts.partition_point(|start| *start <= refusal.index).saturating_sub(1);

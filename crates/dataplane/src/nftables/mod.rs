@@ -1,6 +1,7 @@
 //! The nftables plane: one table a family, a fixed program, and the Services as elements of its
 //! maps. `docs/paths.md` draws a packet's way through it.
 
+mod half;
 mod image;
 mod kernel;
 mod plane;
@@ -10,9 +11,10 @@ mod spell;
 mod steps;
 mod walk;
 
+pub use half::{Half, Tables};
 pub use image::{Front, Image, Inside, Item, ItemKey, Jump, Key, Masquerading, Pick, Placement};
 pub use kernel::Kernel;
-pub use plane::{Half, Tables};
-pub use ruleset::{Options, program};
+pub use plane::{Drift, Plane};
+pub use ruleset::Options;
 pub use steps::{Commit, Draft, Element, Group, Step, steps};
 pub use walk::{Walk, walk};

@@ -128,7 +128,7 @@ pub struct Options {
 }
 
 /// The program, with the pick chains and source networks' lengths in use.
-pub fn program(
+pub(super) fn program(
     family: Family,
     options: &Options,
     picks: &BTreeSet<Pick>,
@@ -317,7 +317,7 @@ impl Ruleset<'_> {
             Family::V6 => Some(Prefix::host(IpAddr::V6(Ipv6Addr::LOCALHOST))),
         };
         let mut rules = Vec::new();
-        for network in loopback {
+        if let Some(network) = loopback {
             let rule = self.rule().if_within(End::Destination, network, KEY);
             let served = self.family == Family::V4 && self.options.node.localhost_node_ports;
             rules.push(match served {

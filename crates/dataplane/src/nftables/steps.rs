@@ -69,7 +69,7 @@ pub struct Group {
 pub type Commit = Vec<Group>;
 
 /// The number of commits that a change takes.
-pub const PHASES: usize = 3;
+pub(super) const PHASES: usize = 3;
 
 /// What one Service, or nobody, has to do in each of the commits.
 #[derive(Clone, Debug, Default)]

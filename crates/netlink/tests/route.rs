@@ -226,6 +226,16 @@ fn prefixes() {
     assert!(!prefix("10.96.0.0/12").contains(ip("::1")));
     assert!(prefix("::/0").contains(ip("::1")) && !prefix("::/0").contains(ip("0.0.0.1")));
     assert!(prefix("fd00::1/128").contains(ip("fd00::1")) && !prefix("fd00::1/128").contains(ip("fd00::2")));
+    for (text, network) in [
+        ("10.111.1.2/12", "10.96.0.0/12"),
+        ("10.1.2.3/0", "0.0.0.0/0"),
+        ("10.1.2.3/32", "10.1.2.3/32"),
+        ("fd00:1:2:3::4/48", "fd00:1:2::/48"),
+        ("fd00::1/0", "::/0"),
+        ("fd00::1/128", "fd00::1/128"),
+    ] {
+        assert_eq!(prefix(text).network().to_string(), network);
+    }
     for wrong in ["", "10.0.0.0", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/-1", "10.0.0.0/8/8"] {
         assert!(wrong.parse::<Prefix>().is_err(), "{wrong}");
     }

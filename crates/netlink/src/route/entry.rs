@@ -93,7 +93,7 @@ impl RouteEntry {
     /// To a network on this link, in the main table.
     pub fn direct(destination: Prefix, link: u32) -> RouteEntry {
         RouteEntry {
-            destination,
+            destination: destination.network(),
             kind: RouteKind::Unicast,
             gateway: None,
             link: Some(link),

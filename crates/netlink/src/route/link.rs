@@ -87,7 +87,7 @@ pub enum LinkChange<'a> {
     Master(Option<u32>),
     /// Move it to another namespace; it arrives down, with a new index if its own is taken.
     Namespace(BorrowedFd<'a>),
-    /// Rename it. Kernels before 6.3 want it down.
+    /// Rename it. Kernels before 6.2 want it down.
     Name(&'a str),
     /// Set the largest packet it takes.
     Mtu(u32),

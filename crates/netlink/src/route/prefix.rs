@@ -19,6 +19,23 @@ impl Prefix {
         Prefix { address, length: bits(address) }
     }
 
+    /// The same without the bits that do not count, which the kernel refuses in an IPv4 route.
+    #[must_use]
+    pub fn network(self) -> Prefix {
+        let ignored = u32::from(bits(self.address).saturating_sub(self.length));
+        let address = match self.address {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(ignored).unwrap_or(0);
+                IpAddr::V4((address.to_bits() & mask).into())
+            }
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(ignored).unwrap_or(0);
+                IpAddr::V6((address.to_bits() & mask).into())
+            }
+        };
+        Prefix { address, length: self.length }
+    }
+
     /// Whether `address` is of this family and agrees in the bits that count.
     pub fn contains(&self, address: IpAddr) -> bool {
         fn agree(a: u128, b: u128, width: u32, length: u8) -> bool {

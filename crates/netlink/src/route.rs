@@ -1,6 +1,6 @@
 //! Links, addresses and routes: what of rtnetlink a Service layer and its lab need, typed.
 //!
-//! Everything is a method on [`Socket<Route>`](Socket) and acts in that socket's network
+//! Everything is a method on [`Socket<Route>`](crate::Socket) and acts in that socket's network
 //! namespace. Changes of many routes or addresses go in one call and are pipelined; what was
 //! refused comes back by its place in the call.
 //!

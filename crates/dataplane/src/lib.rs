@@ -5,12 +5,16 @@
 //! A plane only spells what `plan` decided; it decides nothing about Services itself.
 #![forbid(unsafe_code)]
 
+pub mod conntrack;
 mod error;
 pub mod nftables;
+mod plane;
 mod pool;
 mod program;
 mod sysctl;
 mod write;
 
 pub use error::{Error, Failure, Report};
+pub use nftables::Drift;
+pub use plane::{Mode, Plane, PlaneOptions};
 pub use pool::{PoolId, Slot};

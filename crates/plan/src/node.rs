@@ -39,6 +39,8 @@ pub struct Settings {
     pub node_name: Name,
     /// Primary addresses that configuration names; the Node's own stand in for a missing family.
     pub node_addresses: Vec<IpAddr>,
+    /// Addresses on the node's interfaces, which stand in where there is no Node object either.
+    pub interface_addresses: Vec<IpAddr>,
     /// How local traffic is told.
     pub detect_local: DetectLocal,
     /// Masquerade all traffic to ClusterIPs.
@@ -100,6 +102,7 @@ impl NodeRules {
         let Settings {
             node_name,
             node_addresses,
+            interface_addresses,
             detect_local,
             masquerade_all,
             node_ports,
@@ -107,7 +110,8 @@ impl NodeRules {
             ignore_external_ips,
         } = settings;
         let node = cluster.node(node_name);
-        let addresses = primary_addresses(node_addresses, node.map_or(&[], |n| &n.addresses));
+        let own = node.map_or(&[][..], |n| &n.addresses);
+        let addresses = primary_addresses(&[node_addresses, own, interface_addresses]);
         let pod_cidrs = node.map_or_else(Vec::new, |n| n.pod_cidrs.clone());
         let local_sources = match detect_local {
             DetectLocal::Off => LocalSources::Unknown,
@@ -188,12 +192,10 @@ fn overlaps_loopback(network: &Prefix) -> bool {
     network.contains(loopback) || Prefix::new(loopback, length).is_some_and(|l| l.contains(network.network()))
 }
 
-/// The first address of each family, configured ones before the Node's.
-fn primary_addresses(configured: &[IpAddr], node: &[IpAddr]) -> Vec<IpAddr> {
-    Family::ALL
-        .into_iter()
-        .filter_map(|family| configured.iter().chain(node).copied().find(|ip| Family::of(*ip) == family))
-        .collect()
+/// The first address of each family, in order of the sources.
+fn primary_addresses(sources: &[&[IpAddr]]) -> Vec<IpAddr> {
+    let all = || sources.iter().flat_map(|source| source.iter().copied());
+    Family::ALL.into_iter().filter_map(|family| all().find(|ip| Family::of(*ip) == family)).collect()
 }
 
 fn sorted(networks: impl Iterator<Item = Prefix>) -> Vec<Prefix> {

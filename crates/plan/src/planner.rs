@@ -61,7 +61,7 @@ impl Planner {
     }
 
     /// The rules of all Services that are routed, in no order.
-    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<ServiceRules>> {
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<ServiceRules>> + Clone {
         self.services.values()
     }
 

@@ -125,6 +125,7 @@ fn settings() -> impl Strategy<Value = Settings> {
     (any::<bool>(), 0u8..3, any::<bool>()).prop_map(|(masquerade_all, detect, primary)| Settings {
         node_name: "n1".into(),
         node_addresses: vec![],
+        interface_addresses: vec![],
         detect_local: match detect {
             0 => DetectLocal::Off,
             1 => DetectLocal::ClusterCidr(Prefix::new(ip(1), 8).into_iter().collect()),

@@ -1,1 +1,36 @@
-fn main() {}
+//! The binary: arguments in, one subcommand out. What each does is in the module of its name.
+#![forbid(unsafe_code)]
+
+mod error;
+mod node;
+mod output;
+mod run;
+
+use clap::{Parser, Subcommand};
+use error::Error;
+use std::process::ExitCode;
+
+/// The Service layer of a Kubernetes node: routes what kube-proxy routes, names what CoreDNS names
+#[derive(Parser)]
+#[command(name = "portolan", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Arguments),
+}
+
+fn main() -> ExitCode {
+    // Arguments that make no sense end here, with code 2.
+    let Arguments { command } = Arguments::parse();
+    let done: Result<ExitCode, Error> = match command {
+        Command::Run(arguments) => run::run(arguments),
+    };
+    done.unwrap_or_else(|error| {
+        output::error(&error);
+        ExitCode::from(output::CANNOT)
+    })
+}

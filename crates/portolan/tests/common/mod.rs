@@ -1,0 +1,153 @@
+//! A small cluster in namespaces with the real program on one of its nodes, for tests of what
+//! happens while connections flow.
+
+use lab::{Host, Lab, Node, Process, Protocol, Server};
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long anything may take to come about.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The ClusterIP of the Service under test.
+pub const CLUSTER_IP: &str = "10.96.0.10";
+/// Its NodePort.
+pub const NODE_PORT: u16 = 30080;
+/// The port of its backends.
+const BACKEND_PORT: u16 = 8080;
+
+/// Two nodes, pods on both, a client outside, and one Service, `shop/web`.
+pub struct Bench {
+    pub lab: Lab,
+    pub node: Node,
+    pub outside: Host,
+    pub client: Host,
+    pub backends: Vec<Host>,
+    _servers: Vec<Server>,
+    manifests: PathBuf,
+    program: Option<Process>,
+    mode: &'static str,
+}
+
+impl Bench {
+    pub fn new(mode: &'static str, backends: usize) -> Bench {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let manifests = std::env::temp_dir().join(format!("portolan-test-{}-{number}", std::process::id()));
+        fs::create_dir_all(&manifests).expect("a directory for manifests");
+        let mut lab = Lab::new().expect("a lab (are you root?)");
+        let node = lab.node("node-a").expect("a node");
+        let other = lab.node("node-b").expect("a node");
+        let client = lab.pod(&node, "client").expect("a pod");
+        let outside = lab.outside("outside").expect("an outside client");
+        let mut hosts = Vec::new();
+        let mut servers = Vec::new();
+        for index in 0..backends {
+            let place = if index % 2 == 0 { &node } else { &other };
+            let pod = lab.pod(place, &format!("web-{index}")).expect("a pod");
+            servers.push(pod.serve(Protocol::Tcp, BACKEND_PORT).expect("a server"));
+            hosts.push(pod);
+        }
+        let bench = Bench {
+            lab,
+            node,
+            outside,
+            client,
+            backends: hosts,
+            _servers: servers,
+            manifests,
+            program: None,
+            mode,
+        };
+        bench.write("node.yaml", &format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: node-a}}\nstatus: {{addresses: [{{type: InternalIP, address: {}}}]}}\n",
+            bench.node.ipv4()
+        ));
+        bench.write("service.yaml", &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\nspec:\n  type: NodePort\n  clusterIP: {CLUSTER_IP}\n  ports: [{{name: http, port: 80, nodePort: {NODE_PORT}}}]\n"
+        ));
+        bench.endpoints(&(0..backends).collect::<Vec<_>>());
+        bench
+    }
+
+    pub fn cluster_ip(&self) -> SocketAddr {
+        SocketAddr::new(CLUSTER_IP.parse().expect("an address"), 80)
+    }
+
+    pub fn node_port(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.node.ipv4()), NODE_PORT)
+    }
+
+    /// The Service's endpoints are now these, by number.
+    pub fn endpoints(&self, ready: &[usize]) {
+        let mut text = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: web-1\n  namespace: shop\n  labels: {kubernetes.io/service-name: web}\naddressType: IPv4\nports: [{name: http, port: 8080, protocol: TCP}]\nendpoints:\n".to_owned();
+        for index in ready {
+            let node = if index % 2 == 0 { "node-a" } else { "node-b" };
+            let ip = self.backends[*index].ipv4();
+            text += &format!("- {{addresses: [{ip}], conditions: {{ready: true}}, nodeName: {node}}}\n");
+        }
+        self.write("slice.yaml", &text);
+    }
+
+    /// Files come into being whole, as they do from a careful editor.
+    fn write(&self, name: &str, text: &str) {
+        let path = self.manifests.join(name);
+        let draft = self.manifests.join(format!(".{name}"));
+        fs::write(&draft, text).expect("a manifest");
+        fs::rename(&draft, &path).expect("a manifest");
+    }
+
+    /// Starts the program and returns once the Service answers.
+    pub fn start(&mut self) {
+        self.spawn();
+        self.until("the Service answers", |bench| {
+            bench.client.ask(Protocol::Tcp, bench.cluster_ip()).is_ok()
+        });
+    }
+
+    /// Starts the program and does not wait.
+    pub fn spawn(&mut self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
+        command.args(["run", "--mode", self.mode, "--hostname-override", "node-a", "--manifests"]);
+        command.arg(&self.manifests).stdin(Stdio::null());
+        self.program = Some(self.node.spawn(&mut command).expect("the program starts"));
+    }
+
+    /// Ends the program as a crash would.
+    pub fn kill(&mut self) {
+        self.program = None;
+    }
+
+    /// Waits for something to come about.
+    pub fn until(&self, what: &str, mut is: impl FnMut(&Bench) -> bool) {
+        let begin = Instant::now();
+        while !is(self) {
+            assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What a tool prints in the node's namespace.
+    pub fn tool(&self, command: &str) -> String {
+        let mut words = command.split_whitespace();
+        let mut tool = Command::new(words.next().expect("a tool"));
+        tool.args(words).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = self.node.spawn(&mut tool).expect("the tool is installed");
+        let mut text = String::new();
+        let mut out = process.child().stdout.take().expect("a pipe");
+        std::io::Read::read_to_string(&mut out, &mut text).expect("text");
+        text
+    }
+
+    pub fn manifests(&self) -> &Path {
+        &self.manifests
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.manifests);
+    }
+}

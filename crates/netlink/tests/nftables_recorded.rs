@@ -69,9 +69,8 @@ fn tree(message: Message<'_>) -> Vec<(String, Vec<(u16, String)>)> {
         // In some rules `nft` leaves the default operation of a bitwise out.
         let implied = |kind, value: &[u8]| match name {
             "bitwise" => kind == 6 && value == [0; 4],
-            "nat" => {
-                kind == 7 && (value == [0, 0, 0, 2] || value == [0, 0, 0, 0xe] || value == [0, 0, 0, 0xc])
-            }
+            "socket" => kind == 3 && value == [0; 4],
+            "nat" => kind == 7 && [2, 0xc, 0xe].iter().any(|flags| value == [0, 0, 0, *flags]),
             _ => false,
         };
         let attributes = attributes(body).filter(|a| !implied(a.kind, a.value));

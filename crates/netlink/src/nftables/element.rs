@@ -2,13 +2,16 @@
 //! is an attribute, at most 65,535 bytes long); reading shows each element as it comes and
 //! collects nothing.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::thread;
 use std::time::Duration;
 
 use super::expression::{NF_ACCEPT, NF_DROP, Verdict};
 use super::set::{SetRef, milliseconds};
 use super::{Batch, NFTA_LIST_ELEM, Table, kind, open};
 use crate::attribute::{ATTRIBUTE_HEADER, Attribute, NLA_F_NESTED, aligned};
-use crate::error::{Error, Refused};
+use crate::error::{Cause, Error, Refused};
 use crate::message::{MESSAGE_HEADER, Messages, NLM_F_CREATE, NLM_F_EXCL, Writer, messages};
 use crate::protocol::Netfilter;
 use crate::socket::Socket;
@@ -36,6 +39,10 @@ pub(super) const VALUE_MAX: usize = 64;
 /// Where a list of elements is cut. The longest element (key, its end, a verdict with the longest
 /// chain name) takes less than what is left to 65,535.
 const LIST_BYTES_MAX: usize = 64_000;
+
+/// How long a hash table is given to settle before it is read again: twice as long each time.
+const TORN_PAUSE_MIN: Duration = Duration::from_millis(2);
+const TORN_PAUSE_MAX: Duration = Duration::from_millis(1_000);
 
 /// One element.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -314,21 +321,62 @@ pub(crate) fn each_element<'a>(
 }
 
 /// Reads all elements of a set and shows each to `visit`, which gathers what it wants. What is
-/// gathered starts `fresh` whenever somebody changed the ruleset meanwhile.
+/// gathered starts `fresh` whenever the read turns out to be torn.
+///
+/// The kernel lists a hash table by counting, and while it still grows or shrinks in the
+/// background after a large change, it shows elements twice and leaves as many out
+/// (`nft_rhash_walk`, seen on 6.18). So an element seen twice means that all is read anew.
+///
+/// The kernel does not say when somebody changes the set meanwhile. Who wants one picture of
+/// several sets and rules compares the [`generation`](super::generation) before and after.
 pub fn elements<S>(
     socket: &mut Socket<Netfilter>,
     table: Table<'_>,
     set: &str,
-    fresh: impl FnMut() -> S,
+    mut fresh: impl FnMut() -> S,
     mut visit: impl FnMut(&mut S, Element<'_>),
 ) -> Result<S, Error> {
     let mut request = Messages::one(kind::GET_ELEMENT, 0, &table.family.header(), |w| {
         put_list_head(w, table, &set.into());
     });
     let doing = format_args!("list elements of nftables set {table} {set}");
-    socket.dump_into(&doing, &mut request, fresh, |gathered, message| {
-        each_element(&message, &mut |element| visit(gathered, element))
-    })
+    let mut pause = TORN_PAUSE_MIN;
+    while pause < TORN_PAUSE_MAX {
+        let read = socket.dump_into(
+            &doing,
+            &mut request,
+            || (fresh(), Seen::default()),
+            |(gathered, seen), message| {
+                each_element(&message, &mut |element| {
+                    seen.see(&element);
+                    visit(gathered, element);
+                })
+            },
+        );
+        match read? {
+            (gathered, Seen { twice: false, .. }) => return Ok(gathered),
+            _ => thread::sleep(pause),
+        }
+        pause *= 2;
+    }
+    Err(Error { doing: doing.to_string(), cause: Cause::Restless })
+}
+
+/// Which elements a read has shown. By hash, eight bytes an element; another hash each time, so
+/// that two keys that share one do not do so again.
+#[derive(Default)]
+struct Seen {
+    hasher: RandomState,
+    hashes: HashSet<u64>,
+    twice: bool,
+}
+
+impl Seen {
+    fn see(&mut self, element: &Element<'_>) {
+        // The end of one interval may be the beginning of the next.
+        let hash = self.hasher.hash_one((element.key, element.flags));
+        self.twice |= !self.hashes.insert(hash);
+    }
 }
 
 /// Looks one key up and shows its element to `read`; an error that
@@ -361,3 +409,20 @@ const _: () = {
     assert!(LIST_BYTES_MAX + 2 * value + verdict + rest <= u16::MAX as usize);
     assert!(NF_ACCEPT == 1 && NF_DROP == 0);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_seen_twice() {
+        let element = |key, flags| Element { key, flags, ..Element::default() };
+        let mut seen = Seen::default();
+        seen.see(&element(&[1], 0));
+        seen.see(&element(&[2], 0));
+        seen.see(&element(&[1], 1));
+        assert!(!seen.twice);
+        seen.see(&element(&[1], 0));
+        assert!(seen.twice);
+    }
+}

@@ -243,11 +243,9 @@ impl Expression {
     /// What counts, logs and limits.
     fn encode_effect(&self, w: &mut Writer<'_>) {
         match self {
-            Expression::Counter { packets, bytes } => {
-                if (*packets, *bytes) != (0, 0) {
-                    w.put_be64(COUNTER_BYTES, *bytes);
-                    w.put_be64(COUNTER_PACKETS, *packets);
-                }
+            Expression::Counter { packets, bytes } if (*packets, *bytes) != (0, 0) => {
+                w.put_be64(COUNTER_BYTES, *bytes);
+                w.put_be64(COUNTER_PACKETS, *packets);
             }
             Expression::Log { group, prefix, snaplen } => {
                 if !prefix.is_empty() {

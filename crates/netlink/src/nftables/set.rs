@@ -1,5 +1,6 @@
 //! Sets and maps: their declaration. What is in them is in `element.rs`.
 
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::{Batch, Table, kind, open, userdata};
@@ -159,13 +160,26 @@ impl<'a> Set<'a> {
 }
 
 /// A set that a rule or an element refers to: by name, and for an anonymous one by the number
-/// that adding it returned.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// that adding it returned. The number is forgotten with the batch, so it does not count when two
+/// are compared.
+#[derive(Debug, Clone, Eq)]
 pub struct SetRef {
     /// Its name.
     pub name: String,
     /// Its number within the batch; 0: by name only.
     pub id: u32,
+}
+
+impl PartialEq for SetRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Hash for SetRef {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
 }
 
 impl From<&str> for SetRef {

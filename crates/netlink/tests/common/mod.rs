@@ -1,6 +1,6 @@
 //! What the tests share: reading recorded messages, and network namespaces of their own.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::process::Command;
 

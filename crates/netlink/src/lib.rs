@@ -12,6 +12,7 @@
 #![warn(missing_docs)]
 
 pub mod attribute;
+pub mod conntrack;
 pub mod error;
 pub mod message;
 pub mod nftables;

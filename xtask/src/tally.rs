@@ -38,6 +38,24 @@ impl Tally {
         self
     }
 
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+
+    /// The runner has ended: bad without a failed test is a failure too, of a build, say.
+    pub(crate) fn ended(&mut self, well: bool) {
+        if !well && self.failed == 0 {
+            self.failed = 1;
+        }
+    }
+
+    /// Did all tests run and pass?
+    pub(crate) fn is_good(&self) -> bool {
+        self.failed == 0 && self.skipped == 0
+    }
+
     /// `ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s`
     fn libtest(&mut self, counts: &str) {
         let failed = count_before(counts, "failed");
@@ -67,7 +85,7 @@ impl Tally {
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} passed, {} failed", self.passed, self.failed)?;
-        if self.skipped > 0 { write!(f, ", {} skipped", self.skipped) } else { Ok(()) }
+        if self.skipped > 0 { write!(f, ", {} did not run", self.skipped) } else { Ok(()) }
     }
 }
 

@@ -186,7 +186,7 @@ fn term(rest: &mut &[&str]) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{allowed, arrows};
+    use super::{LICENCES, allowed, arrows};
     use serde_json::json;
     use std::collections::BTreeSet;
 
@@ -213,6 +213,19 @@ mod tests {
         ] {
             assert!(!allowed(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn cargo_deny_allows_the_same_licences() {
+        let path = crate::workspace::root().join("deny.toml");
+        let text = std::fs::read_to_string(path).expect("deny.toml");
+        let list = text.split("allow = [").nth(1).and_then(|rest| rest.split(']').next()).expect("its list");
+        let theirs: Vec<_> = list
+            .split(',')
+            .map(|word| word.trim().trim_matches('"'))
+            .filter(|word| !word.is_empty())
+            .collect();
+        assert_eq!(theirs, LICENCES);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Builds what is to run in the machine and learns from cargo where the executables are.
 
-use crate::workspace::{cargo, output_of};
+use crate::workspace::{cargo, metadata, output_of};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::fs;
@@ -18,25 +18,45 @@ pub(crate) struct Artifact {
     pub(crate) is_test: bool,
 }
 
+/// A package with tests for the machine has this feature, and what can only run there requires it.
+const FEATURE: &str = "vm";
+
+/// Names of the packages that have tests for the machine.
+pub(crate) fn packages() -> Result<Vec<String>> {
+    let metadata = metadata(false)?;
+    let packages = metadata.get("packages").and_then(Value::as_array).into_iter().flatten();
+    let packages = packages.filter(|package| package.pointer(&format!("/features/{FEATURE}")).is_some());
+    Ok(packages.filter_map(|package| Some(package.get("name")?.as_str()?.to_owned())).collect())
+}
+
 /// The test programs of `packages`, and the programs that their tests start.
 pub(crate) fn tests(packages: &[String], release: bool) -> Result<Vec<Artifact>> {
     let mut command = cargo();
     command.args(["test", "--no-run"]);
-    build(command.args(packages.iter().flat_map(|package| ["--package", package])), release)
+    command.args(packages.iter().flat_map(|package| ["--package", package]));
+    let with_feature = self::packages()?;
+    for package in packages.iter().filter(|package| with_feature.contains(package)) {
+        command.args(["--features", &format!("{package}/{FEATURE}")]);
+    }
+    build(&mut command, release)
 }
 
 /// The product's programs.
 pub(crate) fn programs(release: bool) -> Result<Vec<Artifact>> {
-    build(cargo().args(["build", "--workspace", "--exclude", "xtask", "--bins"]), release)
+    build(cargo().args(["build", "--bins"]), release)
 }
 
 fn build(command: &mut Command, release: bool) -> Result<Vec<Artifact>> {
-    command.args(["--quiet", "--message-format=json-render-diagnostics"]);
+    command.args(["--quiet", "--locked", "--message-format=json-render-diagnostics"]);
     if release {
         command.arg("--release");
     }
     let messages = output_of(command)?;
-    messages.lines().map(artifact).filter_map(Result::transpose).collect()
+    let artifacts: Result<Vec<_>> = messages.lines().map(artifact).filter_map(Result::transpose).collect();
+    let mut artifacts = artifacts?;
+    // Cargo names them as they get ready.
+    artifacts.sort_by(|a, b| (&a.package_directory, &a.name).cmp(&(&b.package_directory, &b.name)));
+    Ok(artifacts)
 }
 
 fn artifact(line: &str) -> Result<Option<Artifact>> {

@@ -8,7 +8,7 @@ use super::artifacts::{Artifact, stripped};
 use super::cpio::Tree;
 use super::libraries;
 use super::modules::Modules;
-use crate::workspace::{program, root, target_directory};
+use crate::workspace::{program, root};
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 const INIT: &str = include_str!("init.sh");
 const WORKSPACE: &str = "/portolan";
-/// Directories of the workspace whose files tests and programs read.
-const DATA: &[&str] = &["scenarios", "crates", "deploy", "fuzz/seeds"];
+/// What cargo, cargo-fuzz and git make, wherever in the workspace it is.
+const NO_DATA: &[&str] = &["target", "artifacts", "corpus", ".git"];
 /// The host's tools that tests compare with, and that help one who looks around.
 const TOOLS: &[&str] = &[
     "bash",
@@ -83,7 +83,6 @@ pub(crate) fn build(job: &Job, modules: &Modules, release: &str, scratch: &Path)
     for artifact in &job.artifacts {
         let bytes = stripped(&artifact.executable, scratch)?;
         let path = guest_path(&artifact.executable);
-        tree.directory(guest_path(&artifact.package_directory));
         libraries::add_bytes(&mut tree, &path, &artifact.executable, bytes)?;
         if !artifact.is_test {
             tree.symlink(Path::new("/usr/local/bin").join(&artifact.name), path);
@@ -169,30 +168,26 @@ fn add_directory(tree: &mut Tree, directory: &Path) -> Result<()> {
 fn add_workspace(tree: &mut Tree) -> Result<()> {
     tree.directory(WORKSPACE);
     tree.symlink(root(), WORKSPACE);
-    let target = target_directory()?;
-    for data in DATA {
-        add_data(tree, &root().join(data), &target)?;
-    }
-    Ok(())
+    add_data(tree, root())
 }
 
-/// Adds files that are not source; the links in `target` are followed, that directory is not.
-fn add_data(tree: &mut Tree, directory: &Path, target: &Path) -> Result<()> {
-    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
+/// Adds everything that is not Rust source.
+fn add_data(tree: &mut Tree, directory: &Path) -> Result<()> {
     tree.directory(guest_path(directory));
-    for entry in entries {
-        let path = entry?.path();
+    for entry in fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))? {
+        let entry = entry?;
+        let path = entry.path();
+        if NO_DATA.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
         let about = fs::metadata(&path).with_context(|| format!("looking at {}", path.display()))?;
-        if about.is_dir() && path != target {
-            add_data(tree, &path, target)?;
-        } else if about.is_file()
-            && path.extension().is_none_or(|extension| extension != "rs")
+        if about.is_dir() {
+            add_data(tree, &path)?;
+        } else if path.extension().is_none_or(|extension| extension != "rs")
             && about.len() <= DATA_FILE_SIZE_MAX
         {
-            tree.file(
-                guest_path(&path),
-                fs::read(&path).with_context(|| format!("reading {}", path.display()))?,
-            );
+            let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            tree.file(guest_path(&path), bytes);
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ mod qemu;
 
 use crate::tally::{PROGRAM_ENDS, PROGRAM_STARTS, Tally};
 use crate::workspace::target_directory;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use artifacts::Artifact;
 use initramfs::{Job, guest_path};
 use modules::Modules;
@@ -26,7 +26,8 @@ use std::process::ExitCode;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Run the tests of this package in the machine; ARGS go to the test programs
+    /// Run the tests of this package in the machine, instead of all that have tests for it (which
+    /// their feature `vm` says); ARGS go to the test programs
     #[arg(short, long, value_name = "CRATE")]
     package: Vec<String>,
     /// A shell in the machine, the workspace's programs at hand
@@ -71,20 +72,24 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
         let artifacts = if arguments.shell { artifacts::programs(!arguments.debug)? } else { Vec::new() };
         boot(arguments, artifacts, "exec sh -l".to_owned(), &mut |_| ())?;
         Ok(ExitCode::SUCCESS)
-    } else if !arguments.package.is_empty() {
-        let mut tally = Tally::default();
-        let artifacts = artifacts::tests(&arguments.package, arguments.release)?;
-        let script = test_script(&artifacts, &arguments.command);
-        let code = boot(arguments, artifacts, script, &mut |line| tally.line(line));
-        println!("{}", tally.end());
-        code.map(ExitCode::from)
-    } else if arguments.command.is_empty() {
-        bail!("nothing to run: give -p CRATE, -- PROGRAM ARGS, or --shell")
-    } else {
+    } else if arguments.package.is_empty() && !arguments.command.is_empty() {
         let artifacts = artifacts::programs(!arguments.debug)?;
         let words: Vec<_> = arguments.command.iter().map(|word| quoted(word)).collect();
         boot(arguments, artifacts, words.join(" "), &mut |_| ()).map(ExitCode::from)
+    } else {
+        tests(arguments)
     }
+}
+
+fn tests(arguments: &Arguments) -> Result<ExitCode> {
+    let packages =
+        if arguments.package.is_empty() { artifacts::packages()? } else { arguments.package.clone() };
+    let artifacts = artifacts::tests(&packages, arguments.release)?;
+    let script = test_script(&artifacts, &arguments.command);
+    let mut tally = Tally::default();
+    let code = boot(arguments, artifacts, script, &mut |line| tally.line(line));
+    println!("{}", tally.end());
+    code.map(ExitCode::from)
 }
 
 fn boot(

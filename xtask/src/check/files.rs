@@ -6,7 +6,7 @@ use super::code::{blanked, mentions, without_tests};
 use crate::workspace::{output_of, root};
 use anyhow::{Context, Result};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Crates without I/O, clock and threads.
@@ -47,7 +47,7 @@ const LONG_FILES: &[&str] = &[];
 const MARKS: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:")];
 /// Directories at the root of every system: paths below these can stand in the source.
 const USUAL_DIRECTORIES: &[&str] =
-    &["bin", "dev", "etc", "lib", "mnt", "opt", "proc", "run", "srv", "sys", "tmp", "usr", "var"];
+    &["bin", "boot", "dev", "etc", "lib", "mnt", "opt", "proc", "run", "srv", "sys", "tmp", "usr", "var"];
 
 pub(super) fn check() -> Result<Vec<Finding>> {
     let listed = output_of(Command::new("git").current_dir(root()).args([
@@ -145,21 +145,11 @@ fn unsafe_code(path: &str, source: &str) -> Vec<Finding> {
 
 /// Paths that exist only where this copy of the workspace is, and marks of unfinished work.
 fn traces(path: &str, source: &str) -> Vec<Finding> {
-    let home = std::env::var("HOME").unwrap_or_default();
-    let mut places = vec![format!("{}/", root().display())];
-    let unusual = |place: &Path| {
-        let first = place.iter().nth(1).unwrap_or_default().to_string_lossy().into_owned();
-        (!USUAL_DIRECTORIES.contains(&first.as_str())).then_some(first)
-    };
-    match unusual(root()).as_deref() {
-        Some("home" | "root") => places.push(format!("{home}/")),
-        Some(first) => places.push(format!("/{first}/")),
-        None => {}
-    }
     let mut findings = Vec::new();
     for (line, text) in (1..).zip(source.lines()) {
-        if let Some(place) = places.iter().find(|place| has_path(text, place)) {
-            findings.push(Finding::new(path, line, format!("names a path of this workplace: {place}")));
+        for place in places(text).filter(|place| place.exists()) {
+            let what = format!("names a path of this computer: {}", place.display());
+            findings.push(Finding::new(path, line, what));
         }
         if let Some(mark) = MARKS.iter().find(|mark| text.contains(*mark)) {
             findings.push(Finding::new(path, line, format!("unfinished: {mark}")));
@@ -168,15 +158,21 @@ fn traces(path: &str, source: &str) -> Vec<Finding> {
     findings
 }
 
-/// Does `text` have the absolute path `place`, rather than a longer one that ends so?
-fn has_path(text: &str, place: &str) -> bool {
-    let inner = |char: char| char.is_alphanumeric() || "._-}/".contains(char);
-    text.match_indices(place).any(|(at, _)| !text.get(..at).is_some_and(|before| before.ends_with(inner)))
+/// The first two parts of each absolute path in `text` that is in no usual directory.
+fn places(text: &str) -> impl Iterator<Item = PathBuf> {
+    let is_inner = |char: char| char.is_alphanumeric() || "._-/".contains(char);
+    text.split(move |char| !is_inner(char)).filter_map(|word| {
+        let mut parts = word.strip_prefix('/')?.split('/');
+        let (first, second) = (parts.next()?, parts.next()?);
+        let good = !first.is_empty() && !second.is_empty() && !USUAL_DIRECTORIES.contains(&first);
+        good.then(|| Path::new("/").join(first).join(second))
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{has_path, of_rust};
+    use super::{of_rust, places};
+    use std::path::Path;
 
     fn found(path: &str, source: &str) -> Vec<String> {
         of_rust(path, source).iter().map(ToString::to_string).collect()
@@ -215,9 +211,8 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_paths_are_paths() {
-        assert!(has_path("see /x/y", "/x/"));
-        assert!(has_path("\"/x/\"", "/x/"));
-        assert!(!has_path("target/x/y", "/x/"));
+    fn only_whole_and_unusual_paths_are_places() {
+        let found: Vec<_> = places("see /x/y/z, target/x/y, \"/src/\" and /usr/bin: /x").collect();
+        assert_eq!(found, [Path::new("/x/y")]);
     }
 }

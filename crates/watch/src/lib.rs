@@ -11,7 +11,7 @@ mod manifest;
 mod problem;
 mod tree;
 
-pub use load::{Loaded, load, load_each};
+pub use load::{Loaded, load, load_each, parse};
 pub use manifest::Keep;
 pub use problem::{Error, Problem, Severity};
 

@@ -61,24 +61,8 @@ impl<F: FnMut(Object)> Loading<F> {
     fn file(&mut self, path: &Path) {
         let file: Arc<Path> = path.into();
         let Loading { reader, buffer, take, seen, problems } = self;
-        let read = buffer.read(path, |bytes, _, _| {
-            reader.read(bytes, &mut |found| match found {
-                Found::Object(object) => match seen.entry(object.key()) {
-                    Slot::Vacant(slot) => {
-                        slot.insert(file.clone());
-                        take(object);
-                    }
-                    Slot::Occupied(first) => {
-                        problems.push(Problem::twice(&object.key(), &file, first.get()));
-                    }
-                },
-                Found::Problem { severity, document, line, object, what } => {
-                    let file = file.clone();
-                    problems.push(Problem { severity, file, document, line, object, what });
-                }
-                Found::Lost(_) => {}
-            });
-        });
+        let read = buffer
+            .read(path, |bytes, _, _| take_in(&file, bytes, reader, &mut Sink { take, seen, problems }));
         if let Err(error) = read {
             self.problem(path, error.to_string());
         }
@@ -87,6 +71,42 @@ impl<F: FnMut(Object)> Loading<F> {
     fn problem(&mut self, path: &Path, what: String) {
         self.problems.push(Problem::of_file(path.into(), what));
     }
+}
+
+/// Where what is found goes.
+struct Sink<'l, F> {
+    take: &'l mut F,
+    seen: &'l mut HashMap<ObjectKey, Arc<Path>>,
+    problems: &'l mut Vec<Problem>,
+}
+
+/// Takes in the bytes of one file.
+fn take_in<F: FnMut(Object)>(file: &Arc<Path>, bytes: &[u8], reader: &mut Reader, into: &mut Sink<'_, F>) {
+    let Sink { take, seen, problems } = into;
+    reader.read(bytes, &mut |found| match found {
+        Found::Object(object) => match seen.entry(object.key()) {
+            Slot::Vacant(slot) => {
+                slot.insert(file.clone());
+                take(object);
+            }
+            Slot::Occupied(first) => {
+                problems.push(Problem::twice(&object.key(), file, first.get()));
+            }
+        },
+        Found::Problem { severity, document, line, object, what } => {
+            problems.push(Problem { severity, file: file.clone(), document, line, object, what });
+        }
+        Found::Lost(_) => {}
+    });
+}
+
+/// Reads manifests that are in hand already; messages call them `name`.
+pub fn parse(name: &Path, bytes: &[u8], keep: Keep) -> Loaded {
+    let Loaded { mut objects, mut problems } = Loaded::default();
+    let mut take = |object| objects.push(object);
+    let mut into = Sink { take: &mut take, seen: &mut HashMap::new(), problems: &mut problems };
+    take_in(&name.into(), bytes, &mut Reader::new(keep), &mut into);
+    Loaded { objects, problems }
 }
 
 impl Problem {

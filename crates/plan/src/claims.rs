@@ -103,8 +103,10 @@ pub(crate) fn asked(
     let external_ips: &[_] = if ignore_external_ips { &[] } else { &service.external_ips };
     let addresses = [
         (FrontendKind::ClusterIp, &*service.cluster_ips),
-        (FrontendKind::ExternalIp, external_ips),
+        // Before external IPs: source ranges restrict the address, however often it is listed
+        // (kube-proxy checks its map `firewall-ips` before any other).
         (FrontendKind::LoadBalancer, &*service.load_balancer_ips),
+        (FrontendKind::ExternalIp, external_ips),
     ];
     service.ports.iter().enumerate().flat_map(move |(index, port)| {
         let fixed = addresses.into_iter().flat_map(move |(kind, ips)| {

@@ -82,7 +82,8 @@ impl Scenario {
     /// # Errors
     /// When it cannot be read, or is no scenario.
     pub fn read(path: &Path) -> Result<Scenario, Error> {
-        let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let text =
+            fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         Scenario::parse(path, &text)
     }
 
@@ -161,9 +162,15 @@ fn add(scenario: &mut Scenario, heading: &str, body: Block) -> Result<(), BadLin
     }
     let Some(step) = scenario.steps.last_mut() else { return Ok(()) };
     let place = match word {
-        "apply" => return Ok(step.apply.push(body)),
+        "apply" => {
+            step.apply.push(body);
+            return Ok(());
+        }
         "delete" => return keys(&body).map(|keys| step.delete.extend(keys)),
-        "manifests" if first && step.apply.is_empty() => return Ok(step.apply.push(body)),
+        "manifests" if first && step.apply.is_empty() => {
+            step.apply.push(body);
+            return Ok(());
+        }
         "verdicts" => return verdicts(&body).map(|verdicts| step.verdicts.extend(verdicts)),
         "nftables" | "ipvs" => {
             let mode: Mode = word.parse().map_err(|what: String| BadLine::new(0, what))?;

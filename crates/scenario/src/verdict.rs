@@ -211,10 +211,11 @@ impl FromStr for Expected {
                 backends.insert(socket(word)?);
             }
         }
-        if (kind == VerdictKind::Dnat) != !backends.is_empty() {
+        if (kind == VerdictKind::Dnat) == backends.is_empty() {
             return Err("dnat has backends, and nothing else has".to_owned());
         }
-        if (kind == VerdictKind::Dnat && service.is_none()) || (kind == VerdictKind::Pass && service.is_some())
+        if (kind == VerdictKind::Dnat && service.is_none())
+            || (kind == VerdictKind::Pass && service.is_some())
         {
             return Err("dnat is for a Service, and pass for none".to_owned());
         }

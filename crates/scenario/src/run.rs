@@ -1,0 +1,232 @@
+//! Runs a scenario: tells its story to a planner step by step, and asks after each step what the
+//! file asks. Who answers is the [`Subject`].
+
+use crate::setup::{self, NODE, Setup};
+use crate::subject::Subject;
+use crate::{Block, Mode, Scenario, Step};
+use model::{Change, Cluster, ObjectKey, Touched};
+use plan::{Planner, Rules};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// A way to run a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Who is asked what becomes of packets.
+    pub answers: Answers,
+    /// In which order the objects of each step come.
+    pub order: Order,
+}
+
+/// Who is asked what becomes of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// The plan, in each mode that the scenario holds for.
+    Trace,
+}
+
+/// In which order the objects of a step come. It must make no difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As the file has them.
+    Forward,
+    /// The last first.
+    Reversed,
+}
+
+impl Way {
+    /// All ways.
+    pub fn all() -> Vec<Way> {
+        let orders = [Order::Forward, Order::Reversed];
+        orders.into_iter().map(|order| Way { answers: Answers::Trace, order }).collect()
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Way { answers, order } = self;
+        f.write_str(match answers {
+            Answers::Trace => "trace",
+        })?;
+        f.write_str(match order {
+            Order::Forward => "",
+            Order::Reversed => "-reversed",
+        })
+    }
+}
+
+/// What a run found out: where the file and the facts differ. It prints as a list.
+#[derive(Debug, Default)]
+pub struct Report {
+    differences: Vec<String>,
+}
+
+impl Report {
+    /// Whether there is nothing to report.
+    pub fn is_empty(&self) -> bool {
+        self.differences.is_empty()
+    }
+
+    /// Notes a difference at a line of the file.
+    pub(crate) fn at(&mut self, scenario: &Scenario, line: usize, what: impl fmt::Display) {
+        self.differences.push(format!("{}.txt:{line}: {what}", scenario.name()));
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.differences.iter().try_for_each(|difference| writeln!(f, "{difference}"))
+    }
+}
+
+/// Runs a scenario in one way.
+pub fn run(scenario: &Scenario, way: Way) -> Report {
+    let mut report = Report::default();
+    match setup::modes(scenario) {
+        Ok(modes) => {
+            for mode in modes {
+                tell(scenario, mode, way, &mut report);
+            }
+        }
+        Err(what) => report.at(scenario, 1, what),
+    }
+    report
+}
+
+/// Tells the whole story in one mode.
+fn tell(scenario: &Scenario, mode: Mode, way: Way, report: &mut Report) {
+    let setup = match setup::setup(scenario, mode) {
+        Ok(setup) => setup,
+        Err(what) => return report.at(scenario, 1, what),
+    };
+    let mut subject = match way.answers {
+        Answers::Trace => Subject::Trace,
+    };
+    let mut story = Story {
+        scenario,
+        mode,
+        order: way.order,
+        cluster: Cluster::new(),
+        planner: Planner::new(setup.settings.clone()),
+        setup,
+        seen: BTreeSet::new(),
+    };
+    let nodes = story.setup.nodes.clone();
+    story.change(nodes.into_iter().map(Change::Apply).collect());
+    for step in &scenario.steps {
+        story.step(step, report);
+        let rules = story.rules(report);
+        subject.update(&rules);
+        for (line, expectation) in &step.verdicts {
+            if expectation.only.is_some_and(|only| only != mode) {
+                continue;
+            }
+            for difference in subject.differences(&rules, &story.setup, expectation) {
+                report.at(scenario, *line, format_args!("[{}] {expectation}: {difference}", mode.name()));
+            }
+        }
+        story.facts(step, &rules, report);
+    }
+    story.end(report);
+}
+
+/// The story so far.
+struct Story<'s> {
+    scenario: &'s Scenario,
+    mode: Mode,
+    order: Order,
+    setup: Setup,
+    cluster: Cluster,
+    planner: Planner,
+    /// All objects that ever came.
+    seen: BTreeSet<ObjectKey>,
+}
+
+impl Story<'_> {
+    /// Takes in what a step changes, and compares what is said about its manifests.
+    fn step(&mut self, step: &Step, report: &mut Report) {
+        let mut problems = Vec::new();
+        let mut changes: Vec<Change> = Vec::new();
+        for block in &step.apply {
+            let loaded = setup::load(self.scenario, block);
+            changes.extend(loaded.objects.into_iter().map(Change::Apply));
+            problems.extend(loaded.problems.iter().map(setup::told));
+        }
+        changes.extend(step.delete.iter().cloned().map(Change::Delete));
+        let said = compare(step.problems.as_ref(), problems);
+        let line = step.problems.as_ref().map_or(1, |block| block.line);
+        said.into_iter().for_each(|difference| report.at(self.scenario, line, difference));
+        self.change(changes);
+    }
+
+    fn change(&mut self, mut changes: Vec<Change>) {
+        if self.order == Order::Reversed {
+            changes.reverse();
+        }
+        let mut touched = Touched::default();
+        for change in changes {
+            if let Change::Apply(object) = &change {
+                self.seen.insert(object.key());
+            }
+            touched.merge(self.cluster.apply(change));
+        }
+        self.planner.update(&self.cluster, &touched);
+    }
+
+    /// The plan, after a look whether the one made piecemeal is the whole one.
+    fn rules(&self, report: &mut Report) -> Rules {
+        let rules = plan::rules(&self.cluster, &self.setup.settings);
+        if rules != self.planner.rules() {
+            report.at(self.scenario, 1, "the plan kept up to date is not the plan made anew");
+        }
+        rules
+    }
+
+    /// Compares what the file says of the plan beside verdicts.
+    fn facts(&self, step: &Step, rules: &Rules, report: &mut Report) {
+        if let Some(block) = &step.health_checks {
+            let checks = rules.services.values().filter_map(|s| s.health_check.map(|c| (&s.name, c)));
+            let lines =
+                checks.map(|(name, check)| format!("{name} {} {}", check.port, check.local_endpoints));
+            self.compare_block(block, lines.collect(), report);
+        }
+        if let Some(block) = &step.contested {
+            let lines = rules.services.values().flat_map(|service| {
+                service.contested.iter().map(|c| {
+                    let at = match c.at {
+                        plan::At::Address(ip, port) => std::net::SocketAddr::new(ip, port).to_string(),
+                        plan::At::NodePort(port) => port.to_string(),
+                    };
+                    let (kind, holder) = (c.kind.name(), &c.holder);
+                    format!("{}: {kind} {at}/{} is {holder}'s", service.name, c.protocol)
+                })
+            });
+            self.compare_block(block, lines.collect(), report);
+        }
+    }
+
+    fn compare_block(&self, block: &Block, got: Vec<String>, report: &mut Report) {
+        for difference in compare(Some(block), got) {
+            report.at(self.scenario, block.line, format_args!("[{}] {difference}", self.mode.name()));
+        }
+    }
+
+    /// Deletes everything: nothing must be left of it in the plan.
+    fn end(&mut self, report: &mut Report) {
+        let changes = std::mem::take(&mut self.seen).into_iter().map(Change::Delete).collect();
+        self.change(changes);
+        let rules = self.planner.rules();
+        if rules != plan::rules(&Cluster::new(), &self.setup.settings) {
+            report.at(self.scenario, 1, format_args!("after all is deleted, {NODE} still has {rules:?}"));
+        }
+    }
+}
+
+/// Compares the lines of a block with what they should be, in any order.
+fn compare(block: Option<&Block>, got: Vec<String>) -> Vec<String> {
+    let want: BTreeSet<String> =
+        block.into_iter().flat_map(Block::lines).map(|(_, line)| line.to_owned()).collect();
+    let got: BTreeSet<String> = got.into_iter().collect();
+    let missing = want.difference(&got).map(|line| format!("expected and not there: {line}"));
+    missing.chain(got.difference(&want).map(|line| format!("not expected: {line}"))).collect()
+}

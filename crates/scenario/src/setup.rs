@@ -1,0 +1,72 @@
+//! What a scenario takes for granted: the nodes, and how the node under test is configured.
+
+use crate::{Block, Mode, Scenario};
+use model::{Object, parse_ip};
+use plan::{NodePortAddresses, Settings};
+use std::net::IpAddr;
+use watch::{Keep, Loaded, Problem, Severity};
+
+/// The node under test.
+pub const NODE: &str = "node-a";
+
+/// The file beside the scenarios that holds the nodes.
+const NODES_FILE: &str = "nodes.yaml";
+
+/// The addresses on the interfaces of the node under test.
+const NODE_ADDRESSES: [&str; 3] = ["172.18.0.2", "fd00:172:18::2", "172.19.0.2"];
+
+/// How the node under test is set up.
+pub(crate) struct Setup {
+    pub(crate) settings: Settings,
+    /// The addresses on the node's interfaces.
+    pub(crate) node_addresses: Vec<IpAddr>,
+    /// The nodes of the cluster.
+    pub(crate) nodes: Vec<Object>,
+}
+
+/// The modes that a scenario holds for: the one that its configuration names, else all.
+pub(crate) fn modes(_scenario: &Scenario) -> Result<Vec<Mode>, String> {
+    Ok(Mode::ALL.to_vec())
+}
+
+pub(crate) fn setup(scenario: &Scenario, mode: Mode) -> Result<Setup, String> {
+    if scenario.config.is_some() {
+        return Err("config not yet".into());
+    }
+    let settings = Settings {
+        node_name: NODE.into(),
+        node_ports: if mode == Mode::Nftables { NodePortAddresses::Primary } else { NodePortAddresses::All },
+        localhost_node_ports: true,
+        ..Settings::default()
+    };
+    let node_addresses = NODE_ADDRESSES.iter().filter_map(|text| parse_ip(text).ok()).collect();
+    Ok(Setup { settings, node_addresses, nodes: nodes(scenario)? })
+}
+
+fn nodes(scenario: &Scenario) -> Result<Vec<Object>, String> {
+    let path = scenario.path.with_file_name(NODES_FILE);
+    let Loaded { objects, problems } = watch::load(&path, Keep::default()).map_err(|e| e.to_string())?;
+    match problems.first() {
+        None => Ok(objects),
+        Some(problem) => Err(problem.to_string()),
+    }
+}
+
+/// Reads the manifests of a section.
+pub(crate) fn load(scenario: &Scenario, block: &Block) -> Loaded {
+    // Empty lines in front, so that lines are numbered as in the file.
+    let text = "\n".repeat(block.line.saturating_sub(1)) + &block.text;
+    watch::parse(&scenario.path, text.as_bytes(), Keep::default())
+}
+
+/// What is said of a manifest, without the place.
+pub(crate) fn told(problem: &Problem) -> String {
+    let severity = match problem.severity {
+        Severity::Notice => "notice",
+        Severity::Error => "error",
+    };
+    match &problem.object {
+        Some(object) => format!("{severity}: {object}: {}", problem.what),
+        None => format!("{severity}: {}", problem.what),
+    }
+}

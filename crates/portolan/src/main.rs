@@ -5,6 +5,7 @@ mod error;
 mod node;
 mod output;
 mod run;
+mod trace;
 
 use clap::{Parser, Subcommand};
 use error::Error;
@@ -21,6 +22,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Trace(trace::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     let done: Result<ExitCode, Error> = match command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Trace(arguments) => trace::run(arguments),
     };
     done.unwrap_or_else(|error| {
         output::error(&error);

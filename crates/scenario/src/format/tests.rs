@@ -1,3 +1,5 @@
+//! Scenario files taken apart, good ones and bad ones.
+
 use super::*;
 
 const STORY: &str = "\

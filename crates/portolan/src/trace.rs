@@ -1,0 +1,253 @@
+//! `portolan trace`: asks the plan what becomes of one packet. The kernel is not asked and not
+//! touched; the same manifests and flags give the same answer on any machine.
+
+use crate::error::Error;
+use crate::output;
+use clap::{Args, ValueEnum};
+use model::{Change, Cluster, Family, PortName, Protocol, parse_ip};
+use plan::{FrontendKind, NodePortAddresses, Packet, Rules, Settings, Verdict, VerdictKind};
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use watch::{Keep, Severity};
+
+/// Ask what becomes of the first packet of a connection, without touching the kernel
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A directory or file of Kubernetes manifests
+    #[arg(long, value_name = "PATH")]
+    manifests: PathBuf,
+    /// The node that the packet is on
+    #[arg(long, value_name = "NAME")]
+    node: String,
+    /// The mode, if not the configuration's
+    #[arg(long, value_name = "MODE")]
+    mode: Option<Mode>,
+    /// An address on the node's interfaces (repeatable); without it, those of the Node object
+    #[arg(long = "node-address", value_name = "IP", value_parser = address)]
+    node_addresses: Vec<IpAddr>,
+    /// Who sends the packet
+    #[arg(long, value_name = "IP", value_parser = address)]
+    from: IpAddr,
+    /// Where it is sent; IPv6 as [IP]:PORT
+    #[arg(long, value_name = "IP:PORT", value_parser = socket)]
+    to: SocketAddr,
+    /// Its protocol
+    #[arg(long = "proto", value_name = "tcp|udp|sctp", value_parser = protocol, default_value = "tcp")]
+    protocol: Protocol,
+    /// The interface that it comes in through, where local pods are told by interfaces
+    #[arg(long = "in-interface", value_name = "NAME")]
+    in_interface: Option<String>,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Mode {
+    Auto,
+    Ipvs,
+    Nftables,
+    Iptables,
+    Ebpf,
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    parse_ip(text).map_err(|error| error.to_string())
+}
+
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    let form = || format!("{text:?} is not IP:PORT, or [IP]:PORT for IPv6");
+    let (ip, port) = text.rsplit_once(':').ok_or_else(form)?;
+    let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
+    let ip = match bare {
+        Some(ip) => parse_ip(ip).map_err(|error| error.to_string())?,
+        None if ip.contains(':') => return Err(form()),
+        None => parse_ip(ip).map_err(|error| error.to_string())?,
+    };
+    match port.parse() {
+        Ok(port) if port != 0 => Ok(SocketAddr::new(ip, port)),
+        _ => Err(format!("{port:?} is not a port from 1 to 65535")),
+    }
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    let text = text.to_ascii_lowercase();
+    let known = Protocol::ALL.into_iter().find(|p| p.name() == text);
+    known.ok_or_else(|| format!("{text:?} is none of tcp, udp and sctp"))
+}
+
+/// Answers one question.
+pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
+    let Arguments { manifests, node, mode, node_addresses, from, to, protocol, in_interface, json } =
+        arguments;
+    if Family::of(from) != Family::of(to.ip()) {
+        usage(format_args!("--from {from} and --to {to} are not of one family"));
+    }
+    let cluster = load(&manifests)?;
+    let settings = settings(&cluster, mode.unwrap_or(Mode::Auto), &node, &node_addresses)?;
+    let on_interfaces = on_interfaces(&cluster, &node, node_addresses);
+    let rules = plan::rules(&cluster, &settings);
+    let packet = Packet { from, interface: in_interface, to: to.ip(), port: to.port(), protocol };
+    let verdict = plan::trace(&rules, &on_interfaces, &packet);
+    let text = match json {
+        true => serde_json::to_string(&Answer::of(&verdict)).map_err(|e| Error::Output(e.into()))? + "\n",
+        false => explain(&rules, &packet, &verdict),
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends with the code for arguments that make no sense.
+fn usage(what: impl std::fmt::Display) -> ! {
+    use clap::CommandFactory;
+    crate::Arguments::command().error(clap::error::ErrorKind::ValueValidation, what).exit()
+}
+
+fn load(manifests: &std::path::Path) -> Result<Cluster, Error> {
+    let mut cluster = Cluster::new();
+    let problems = watch::load_each(manifests, Keep::default(), |object| {
+        cluster.apply(Change::Apply(object));
+    })?;
+    for problem in problems {
+        match problem.severity {
+            Severity::Error => output::warning(problem),
+            Severity::Notice => output::notice(problem),
+        }
+    }
+    Ok(cluster)
+}
+
+fn settings(cluster: &Cluster, mode: Mode, node: &str, given: &[IpAddr]) -> Result<Settings, Error> {
+    let node_ports = match mode {
+        Mode::Auto | Mode::Nftables => NodePortAddresses::Primary,
+        Mode::Ipvs | Mode::Iptables => NodePortAddresses::All,
+        Mode::Ebpf => return Err(Error::NotBuilt("ebpf")),
+    };
+    // The Node object says which of the node's addresses is the first one; what it does not say, the
+    // order on the command line does.
+    let own = cluster.node(node).map_or(&[][..], |node| &node.addresses);
+    Ok(Settings {
+        node_name: node.into(),
+        node_addresses: own.iter().chain(given).copied().collect(),
+        node_ports,
+        localhost_node_ports: true,
+        ..Settings::default()
+    })
+}
+
+/// The addresses on the node's interfaces, as far as anybody says.
+fn on_interfaces(cluster: &Cluster, node: &str, given: Vec<IpAddr>) -> Vec<IpAddr> {
+    let known = cluster.node(node);
+    if known.is_none() {
+        output::warning(format_args!("no Node {node} in the manifests: it has no zone and no pod networks"));
+    }
+    if !given.is_empty() {
+        return given;
+    }
+    let addresses = known.map_or_else(Vec::new, |node| node.addresses.clone());
+    if addresses.is_empty() {
+        output::warning(format_args!(
+            "no address of {node} is known: it serves no NodePorts but at 127.0.0.1"
+        ));
+    }
+    addresses
+}
+
+/// The verdict in the form that other programs read.
+#[derive(Serialize)]
+struct Answer {
+    verdict: &'static str,
+    service: Option<String>,
+    frontend: Option<&'static str>,
+    backends: Vec<SocketAddr>,
+    masquerade: bool,
+    affinity_seconds: Option<u32>,
+}
+
+impl Answer {
+    fn of(verdict: &Verdict) -> Answer {
+        let Verdict { kind, service, frontend, backends, masquerade, affinity_seconds } = verdict;
+        Answer {
+            verdict: kind.name(),
+            service: service.as_ref().map(PortName::to_string),
+            frontend: frontend.map(FrontendKind::name),
+            backends: backends.iter().map(|b| b.socket()).collect(),
+            masquerade: *masquerade,
+            affinity_seconds: *affinity_seconds,
+        }
+    }
+}
+
+/// The verdict in words.
+fn explain(rules: &Rules, packet: &Packet, verdict: &Verdict) -> String {
+    let Packet { from, interface, to, port, protocol } = packet;
+    let mut text = format!("{from}");
+    // Writing to a string cannot fail.
+    if let Some(interface) = interface {
+        let _ = write!(text, " (in through {interface})");
+    }
+    let _ = writeln!(text, " -> {}/{protocol} on {}", SocketAddr::new(*to, *port), rules.node.name);
+    if let (Some(kind), Some(service)) = (verdict.frontend, &verdict.service) {
+        let _ = writeln!(text, "  is for {service}, by its {}", kind.name());
+    }
+    for sentence in because(rules, packet, verdict) {
+        let _ = writeln!(text, "  {sentence}");
+    }
+    text
+}
+
+fn because(rules: &Rules, packet: &Packet, verdict: &Verdict) -> Vec<String> {
+    let sentence = match (verdict.kind, &verdict.service) {
+        (VerdictKind::Dnat, _) => return balanced(packet, verdict),
+        (VerdictKind::Pass, _) => "is none of our business: no Service has this address and port",
+        (VerdictKind::Reject, Some(_)) => "is refused: the Service has no endpoint anywhere",
+        (VerdictKind::Reject, None) => {
+            "is refused: the address is a ClusterIP, and its Service has no such port"
+        }
+        (VerdictKind::Drop, None) => "is dropped: the address is in a ServiceCIDR, and no Service has it",
+        (VerdictKind::Drop, Some(_)) if refused_by_source(rules, packet, verdict) => {
+            "is dropped: the sender is in none of loadBalancerSourceRanges"
+        }
+        (VerdictKind::Drop, Some(_)) => "is dropped: traffic policy Local, and no endpoint is on this node",
+    };
+    vec![sentence.to_owned()]
+}
+
+fn balanced(packet: &Packet, verdict: &Verdict) -> Vec<String> {
+    let backends: Vec<_> = verdict.backends.iter().map(|b| b.socket().to_string()).collect();
+    let mut sentences = vec![match &backends[..] {
+        [one] => format!("goes to {one}"),
+        several => format!("goes to one of {}", several.join(" ")),
+    }];
+    let to_itself = verdict.backends.iter().any(|b| b.address == packet.from);
+    sentences.push(
+        match (verdict.masquerade, to_itself) {
+            (false, _) => "keeps its source address",
+            (true, false) => "leaves with the node's address as its source",
+            (true, true) => {
+                "leaves with the node's address as its source, at least where it comes back to its sender"
+            }
+        }
+        .to_owned(),
+    );
+    sentences.extend(
+        verdict
+            .affinity_seconds
+            .map(|s| format!("the sender stays with its backend for {s} s after its last connection")),
+    );
+    sentences
+}
+
+fn refused_by_source(rules: &Rules, packet: &Packet, verdict: &Verdict) -> bool {
+    let service = verdict.service.as_ref().and_then(|port| rules.services.get(&port.service));
+    let frontends = service.into_iter().flat_map(|s| &s.ports).flat_map(|p| &p.frontends);
+    let at = plan::At::Address(packet.to, packet.port);
+    frontends
+        .filter(|f| f.at == at)
+        .filter_map(|f| f.sources.as_ref())
+        .any(|sources| !sources.iter().any(|s| s.contains(packet.from)))
+}

@@ -6,10 +6,13 @@
 //! those that began before there was a frontend and were never translated. Flows to backends that
 //! are leaving but still serve are kept, as are all of TCP.
 
+use crate::Error;
 use model::{Family, Protocol};
-use plan::{At, Delta, PortRules, ServiceRules};
+use netlink::conntrack::{self, Detail, Filter, IpVersion};
+use netlink::{Netfilter, Route, Socket};
+use plan::{At, Delta, NodeRules, PortRules, ServiceRules};
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What is remembered of one flow, as far as it matters here.
@@ -94,5 +97,122 @@ impl Suspects {
             find(at).filter(|_| is_node_port_address(&flow.destination))
         });
         serving.is_some_and(|serving| !serving.contains(&flow.backend))
+    }
+}
+
+/// Forgets the stale flows that the kernel remembers, and says how many there were.
+pub(crate) fn forget(suspects: &Suspects, node: &NodeRules) -> Result<usize, Error> {
+    let mut socket: Socket<Netfilter> = Socket::open()?;
+    let own = own_addresses()?;
+    let is_node_port_address = |at: &SocketAddr| {
+        node.serves_node_ports(at.ip()) && (at.ip().is_loopback() || own.contains(&at.ip()))
+    };
+    let mut stale = Vec::new();
+    for (family, protocol) in suspects.kinds() {
+        let version = match family {
+            Family::V4 => IpVersion::V4,
+            Family::V6 => IpVersion::V6,
+        };
+        let filter =
+            Filter { version: Some(version), protocol: Some(protocol.number()), ..Filter::default() };
+        let flows = conntrack::flows(&mut socket, &filter)?;
+        let is_stale = |entry: &conntrack::Flow| {
+            read(entry, protocol).is_some_and(|flow| suspects.is_stale(&flow, is_node_port_address))
+        };
+        stale.extend(flows.into_iter().filter(is_stale));
+    }
+    if stale.is_empty() {
+        return Ok(0);
+    }
+    Ok(conntrack::forget(&mut socket, &stale)?)
+}
+
+fn own_addresses() -> Result<HashSet<IpAddr>, Error> {
+    let mut socket: Socket<Route> = Socket::open()?;
+    Ok(socket.addresses(None)?.into_iter().map(|address| address.prefix.address).collect())
+}
+
+fn read(entry: &conntrack::Flow, protocol: Protocol) -> Option<Flow> {
+    let Detail::Ports { destination, .. } = entry.original.detail else { return None };
+    let Detail::Ports { source, .. } = entry.reply.detail else { return None };
+    Some(Flow {
+        protocol,
+        destination: SocketAddr::new(entry.original.destination, destination),
+        backend: SocketAddr::new(entry.reply.source, source),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{ObjectName, PortName};
+    use plan::{Backend, Frontend, FrontendKind, Masquerade, PoolKind, Target};
+
+    fn socket(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn rules(protocol: Protocol, serving: &[&str]) -> Arc<ServiceRules> {
+        let backend = |text: &&str| {
+            let at = socket(text);
+            Backend { address: at.ip(), port: at.port(), weight: 1, near: false }
+        };
+        let frontend = |kind, at| Frontend {
+            kind,
+            at,
+            outside: Target::Balance(PoolKind::Cluster),
+            short_circuit: false,
+            sources: None,
+            masquerade: Masquerade::Never,
+        };
+        let service = ObjectName::new("ns", "s");
+        Arc::new(ServiceRules {
+            name: service.clone(),
+            ports: vec![PortRules {
+                name: PortName { service, port: "dns".into(), number: 53, protocol },
+                family: Family::V4,
+                affinity_seconds: None,
+                cluster: serving.iter().map(backend).collect(),
+                local: Arc::from([]),
+                serving: serving.iter().map(backend).collect(),
+                frontends: vec![
+                    frontend(FrontendKind::ClusterIp, At::Address("10.96.0.10".parse().unwrap(), 53)),
+                    frontend(FrontendKind::NodePort, At::NodePort(30053)),
+                ],
+            }],
+            health_check: None,
+            contested: vec![],
+            annotations: Default::default(),
+        })
+    }
+
+    #[test]
+    fn stale_flows() {
+        let before = Some(rules(Protocol::Udp, &["10.1.0.1:53", "10.1.0.2:53"]));
+        let changed = Delta { before: before.clone(), after: Some(rules(Protocol::Udp, &["10.1.0.2:53"])) };
+        let emptied = Delta { before: before.clone(), after: Some(rules(Protocol::Udp, &[])) };
+        let removed = Delta { before: before.clone(), after: None };
+        let tcp = Delta { before: None, after: Some(rules(Protocol::Tcp, &[])) };
+        let cases = [
+            // After, where it went, who answers: is it stale?
+            (&changed, "10.96.0.10:53", "10.1.0.1:53", true),
+            (&changed, "10.96.0.10:53", "10.1.0.2:53", false),
+            (&changed, "10.96.0.10:53", "10.96.0.10:53", true),
+            (&changed, "10.96.0.10:54", "10.1.0.1:53", false),
+            (&changed, "192.168.0.1:30053", "10.1.0.1:53", true),
+            (&changed, "192.168.0.1:30053", "10.1.0.2:53", false),
+            // That port at somebody else's address is none of ours.
+            (&changed, "192.168.0.2:30053", "10.1.0.1:53", false),
+            (&emptied, "10.96.0.10:53", "10.1.0.2:53", true),
+            (&removed, "10.96.0.10:53", "10.1.0.2:53", true),
+            (&tcp, "10.96.0.10:53", "10.1.0.1:53", false),
+        ];
+        for (delta, destination, backend, stale) in cases {
+            let suspects = Suspects::of_changes(std::slice::from_ref(delta));
+            let flow =
+                Flow { protocol: Protocol::Udp, destination: socket(destination), backend: socket(backend) };
+            let ours = |at: &SocketAddr| at.ip() == socket("192.168.0.1:0").ip();
+            assert_eq!(suspects.is_stale(&flow, ours), stale, "{destination} {backend} {delta:?}");
+        }
     }
 }

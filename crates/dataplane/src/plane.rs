@@ -1,5 +1,6 @@
 //! One of the planes, and what all of them do.
 
+use crate::conntrack::{self, Suspects};
 use crate::nftables::{self, Drift};
 use crate::{Error, Report};
 use model::Family;
@@ -92,12 +93,8 @@ impl Plane {
     }
 
     /// Forgets flows that have gone stale, and says how many.
-    pub fn forget(
-        &mut self,
-        _suspects: &crate::conntrack::Suspects,
-        _node: &NodeRules,
-    ) -> Result<usize, Error> {
-        Ok(0)
+    pub fn forget(&mut self, suspects: &Suspects, node: &NodeRules) -> Result<usize, Error> {
+        conntrack::forget(suspects, node)
     }
 
     /// Takes away all that is ours, and says what that was.

@@ -40,6 +40,13 @@ pub(crate) fn service_rules(
         || Family::ALL.into_iter().filter(|f| service.cluster_ips.iter().any(|ip| Family::of(*ip) == *f));
     let mut ports = Vec::new();
     for (index, port) in service.ports.iter().enumerate() {
+        // The API server refuses a port that is there twice; a manifest may have one all the same.
+        let same = |other: &ServicePort| {
+            (&other.name, other.protocol, other.port) == (&port.name, port.protocol, port.port)
+        };
+        if service.ports.iter().take(index).any(same) {
+            continue;
+        }
         for family in families() {
             let held = held.iter().filter(|(i, _, key)| *i == index && is_of(key.at, family));
             let held: Vec<_> = held.map(|(_, kind, key)| (*kind, key.at)).collect();

@@ -20,7 +20,7 @@ const COMMIT_STEPS: usize = 16_384;
 /// The kernel, or what stands in for it, for the tables of one family.
 pub trait Tables {
     /// What of the program the configuration decides.
-    fn options(&self) -> &Options;
+    fn options(&self) -> Option<&Options>;
     /// Changes that; [`Tables::install`] carries it out.
     fn set_options(&mut self, options: Options);
     /// Puts the fixed program right and says what that took: nothing when it was right.
@@ -29,8 +29,8 @@ pub trait Tables {
     fn read(&mut self) -> Result<Option<Image>, Error>;
     /// The lengths of source networks that there are sets for.
     fn source_lengths(&self) -> BTreeSet<u8>;
-    /// Carries the groups out as one, without those that are refused, which it returns. What is
-    /// nobody's is everybody's: if that is refused, all are.
+    /// Carries the groups out as one, without those that are refused and those that [`need`](steps::dependents)
+    /// them, all of which it returns.
     fn commit(&mut self, groups: &[Group]) -> Vec<Failure>;
 }
 
@@ -78,7 +78,7 @@ impl<T: Tables> Half<T> {
         options: Options,
         services: impl Iterator<Item = &'a ServiceRules> + Clone,
     ) -> Result<Report, Error> {
-        if *self.tables.options() != options {
+        if self.tables.options() != Some(&options) {
             self.tables.set_options(options);
         }
         let mut report = Report { program: self.tables.install()?, ..Report::default() };
@@ -112,6 +112,7 @@ impl<T: Tables> Half<T> {
     pub fn apply(&mut self, deltas: &[Delta]) -> Report {
         let mut report = Report::default();
         let mut drafts = Drafts::default();
+        let taken = self.taken(deltas);
         for chunk in deltas.chunks(DELTAS_AT_ONCE) {
             for delta in chunk {
                 delta.after.iter().for_each(|rules| self.count(rules, true));
@@ -123,7 +124,7 @@ impl<T: Tables> Half<T> {
             let mut gone = Draft::new(None);
             let mut unshared = HashSet::new();
             for delta in chunk {
-                drafts.push(self.turn(delta, &mut unshared));
+                drafts.push(self.turn(delta, &taken, &mut unshared));
             }
             unshared.iter().for_each(|key| gone.forget(&self.has, key));
             self.old_lengths(&mut gone);
@@ -133,9 +134,23 @@ impl<T: Tables> Half<T> {
         report
     }
 
+    /// What changed Services ask for now. One may have what another had before, and who loses it must
+    /// not take it away.
+    fn taken(&self, deltas: &[Delta]) -> HashSet<ItemKey> {
+        let mut taken = HashSet::new();
+        if deltas.len() > 1 {
+            for rules in deltas.iter().filter_map(|delta| delta.after.as_ref()) {
+                items(rules, self.family, |item| {
+                    taken.insert(item.key());
+                });
+            }
+        }
+        taken
+    }
+
     /// What it takes from a Service's old rules to its new ones. Shared items that nobody asks for
     /// any more go into `unshared`.
-    fn turn(&self, delta: &Delta, unshared: &mut HashSet<ItemKey>) -> Draft {
+    fn turn(&self, delta: &Delta, taken: &HashSet<ItemKey>, unshared: &mut HashSet<ItemKey>) -> Draft {
         let name = delta.after.as_ref().or(delta.before.as_ref()).map(|rules| rules.name.clone());
         let mut draft = Draft::new(name);
         let mut wanted = HashSet::new();
@@ -152,7 +167,7 @@ impl<T: Tables> Half<T> {
                     if !self.shared.holds(&key) {
                         unshared.insert(key);
                     }
-                } else if wanted.insert(key) {
+                } else if wanted.insert(key) && !taken.contains(&key) {
                     draft.forget(&self.has, &key);
                 }
             });
@@ -277,33 +292,32 @@ impl Half<Kernel> {
 /// How many Services' changes are committed together.
 const DELTAS_AT_ONCE: usize = 1024;
 
-/// Items that several Services ask for are put once, before all else: in a group that is nobody's.
+/// Items that several Services ask for are put once, before all else, and what is nobody's in
+/// particular stands or falls step by step.
 fn once(groups: Vec<Group>) -> Vec<Group> {
     let mut seen = HashSet::new();
     let mut common = Vec::new();
     let mut own = Vec::new();
     for mut group in groups {
-        if group.owner.is_some() {
-            group.steps.retain(|step| match step.shared_key() {
-                Some(key) => {
-                    if seen.insert(key) {
-                        common.push(step.clone());
-                    }
-                    false
+        if group.owner.is_none() {
+            common.append(&mut group.steps);
+            continue;
+        }
+        group.steps.retain(|step| match step.shared_key() {
+            Some(key) => {
+                if seen.insert(key) {
+                    common.push(step.clone());
                 }
-                None => true,
-            });
-            if !group.steps.is_empty() {
-                own.push(group);
+                false
             }
-        } else {
-            common.extend(group.steps);
+            None => true,
+        });
+        if !group.steps.is_empty() {
+            own.push(group);
         }
     }
-    if !common.is_empty() {
-        own.insert(0, Group { owner: None, steps: common });
-    }
-    own
+    let common = common.into_iter().map(|step| Group { owner: None, steps: vec![step] });
+    common.chain(own).collect()
 }
 
 /// Drafts that will share their commits.

@@ -124,6 +124,22 @@ pub struct Inside {
     pub affinity_seconds: u32,
 }
 
+impl Front {
+    /// Whether the frontend's packets go to this pick chain.
+    pub(super) fn leads_to(&self, key: &Key, pick: &Pick) -> bool {
+        let Pick { placement, count, affinity_seconds } = *pick;
+        placement == Placement::of(key.at, false) && self.last == Jump::Pick { count, affinity_seconds }
+    }
+}
+
+impl Inside {
+    /// Whether the short circuit leads to this pick chain.
+    pub(super) fn leads_to(&self, key: &Key, pick: &Pick) -> bool {
+        let same = (self.count, self.affinity_seconds) == (pick.count, pick.affinity_seconds);
+        pick.placement == Placement::of(key.at, true) && same
+    }
+}
+
 /// One thing that an image holds. Equal keys exclude each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {

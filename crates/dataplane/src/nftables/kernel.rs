@@ -4,7 +4,7 @@ use super::half::Tables;
 use super::image::{Image, Pick, Placement};
 use super::ruleset::{self, Options, program, set};
 use super::spell::{self, Spelled, pick_code, spell};
-use super::steps::{Element, Group, Step};
+use super::steps::{Element, Group, Step, dependents};
 use crate::pool::Slot;
 use crate::program::{Installed, TABLE, install, needs_new_table, rule_userdata, table};
 use crate::{Error, Failure};
@@ -272,8 +272,8 @@ impl Kernel {
 }
 
 impl Tables for Kernel {
-    fn options(&self) -> &Options {
-        &self.options
+    fn options(&self) -> Option<&Options> {
+        Some(&self.options)
     }
 
     fn set_options(&mut self, options: Options) {
@@ -359,8 +359,11 @@ impl Tables for Kernel {
                     failures.push(Failure { group: *group, error: error.to_string() });
                 }
             }
-            let common = |index: &usize| groups.get(*index).is_some_and(|g| g.owner.is_none());
-            if refused.is_empty() || refused.iter().any(common) {
+            for index in dependents(groups, &refused) {
+                refused.insert(index);
+                failures.push(Failure { group: index, error: "needs what was refused before".to_owned() });
+            }
+            if refused.is_empty() {
                 self.source_lengths = lengths;
                 return fail_all(&tried, &error, failures);
             }

@@ -12,7 +12,7 @@ use super::image::{Front, Image, Inside, Item, ItemKey, Key, Pick};
 use crate::PoolId;
 use crate::pool::{Slot, reseat};
 use model::{ObjectName, Prefix};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -171,7 +171,9 @@ impl Draft {
         for slot in old.iter().filter(|slot| !staying.contains(slot) && has.living.contains(&(id, **slot))) {
             self.first(Step::Remove(Element::Living(id, *slot)));
         }
-        for (index, slot) in (0u32..).zip(old).skip(after.len()).filter(|(_, slot)| !slot.is_hole()) {
+        // From the end on, so that a pool has no holes in between.
+        let rest: Vec<_> = (0u32..).zip(old).skip(after.len()).collect();
+        for (index, slot) in rest.into_iter().rev().filter(|(_, slot)| !slot.is_hole()) {
             self.second(Step::Remove(Element::Slot(id, index, *slot)));
         }
     }
@@ -229,6 +231,30 @@ pub fn steps(has: &Image, wants: &Image) -> Vec<Commit> {
     old_lengths.difference(&new_lengths).for_each(|length| draft.third(Step::DropSourceLength(*length)));
     let commits = draft.phases.into_iter().filter(|steps| !steps.is_empty());
     commits.map(|steps| vec![Group { owner: None, steps }]).collect()
+}
+
+/// Groups that lead to chains and sets which the refused ones would have made.
+pub(super) fn dependents(groups: &[Group], refused: &BTreeSet<usize>) -> BTreeSet<usize> {
+    let steps = || refused.iter().filter_map(|index| groups.get(*index)).flat_map(|group| &group.steps);
+    let picks: Vec<_> =
+        steps().filter_map(|s| if let Step::AddPick(pick) = s { Some(*pick) } else { None }).collect();
+    let lengths: Vec<_> = steps()
+        .filter_map(|s| if let Step::AddSourceLength(length) = s { Some(*length) } else { None })
+        .collect();
+    let needs = |step: &Step| match step {
+        Step::Put(element) | Step::Replace(element) => match element {
+            Element::Frontend(key, front) => picks.iter().any(|pick| front.leads_to(key, pick)),
+            Element::Inside(key, inside) => picks.iter().any(|pick| inside.leads_to(key, pick)),
+            Element::Source(_, network) => lengths.contains(&network.length()),
+            _ => false,
+        },
+        _ => false,
+    };
+    if picks.is_empty() && lengths.is_empty() {
+        return BTreeSet::new();
+    }
+    let dependents = groups.iter().enumerate().filter(|(_, group)| group.steps.iter().any(needs));
+    dependents.map(|(index, _)| index).filter(|index| !refused.contains(index)).collect()
 }
 
 /// Living backends of no pool: only another's hand leaves such.
@@ -305,9 +331,12 @@ fn remove(image: &mut Image, element: &Element) {
             image.inside.remove(key);
         }
         Element::Slot(id, index, _) => {
-            // Slots go from the end on, but each by itself: what is behind goes too.
+            // Slots go from the end on; what is behind this one are holes.
             if let Some(slots) = image.pools.get_mut(id) {
                 slots.truncate(*index as usize);
+                while slots.last().is_some_and(Slot::is_hole) {
+                    slots.pop();
+                }
                 if slots.is_empty() {
                     image.pools.remove(id);
                 }

@@ -6,11 +6,14 @@
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
+mod directory;
 mod load;
 mod manifest;
 mod problem;
+mod sys;
 mod tree;
 
+pub use directory::{Batch, Directory};
 pub use load::{Loaded, load, load_each, parse};
 pub use manifest::Keep;
 pub use problem::{Error, Problem, Severity};

@@ -49,6 +49,8 @@ pub struct Block {
 /// A change of the cluster, and what holds after it.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
+    /// The line of its first heading in the file, from 1.
+    pub line: usize,
     /// What happens, in words; empty for the first step.
     pub title: String,
     /// Manifests of objects that come or change.
@@ -69,8 +71,17 @@ pub struct Step {
 
 impl Step {
     fn has_checks(&self) -> bool {
-        let Step { title: _, apply: _, delete: _, verdicts, health_checks, contested, problems, tables } =
-            self;
+        let Step {
+            line: _,
+            title: _,
+            apply: _,
+            delete: _,
+            verdicts,
+            health_checks,
+            contested,
+            problems,
+            tables,
+        } = self;
         let others = [health_checks, contested, problems];
         !verdicts.is_empty() || !tables.is_empty() || others.into_iter().any(Option::is_some)
     }
@@ -101,6 +112,21 @@ impl Scenario {
     }
 }
 
+/// Puts other text under headings: the file's text with these sections' bodies replaced.
+pub fn rewrite(text: &str, sections: &[(Block, String)]) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let mut sections: Vec<_> = sections.iter().collect();
+    // The last first, so that the lines of those before it stay where they are.
+    sections.sort_by_key(|(block, _)| std::cmp::Reverse(block.line));
+    for (block, body) in sections {
+        let start = block.line.saturating_sub(1).min(lines.len());
+        let end = (start + block.text.lines().count()).min(lines.len());
+        let gap = if end < lines.len() { Some("") } else { None };
+        lines.splice(start..end, body.trim_end().lines().chain(gap));
+    }
+    lines.join("\n") + "\n"
+}
+
 fn parse(path: &Path, text: &str) -> Result<Scenario, BadLine> {
     let (prose, sections) = split(text);
     if prose.trim().is_empty() {
@@ -110,10 +136,10 @@ fn parse(path: &Path, text: &str) -> Result<Scenario, BadLine> {
         path: path.to_owned(),
         prose: prose.trim().to_owned(),
         config: None,
-        steps: vec![Step::default()],
+        steps: vec![Step { line: 1, ..Step::default() }],
     };
     for Section { line, heading, body } in sections {
-        add(&mut scenario, heading, body).map_err(|bad| BadLine { line: bad.line.max(line), ..bad })?;
+        add(&mut scenario, line, heading, body).map_err(|bad| BadLine { line: bad.line.max(line), ..bad })?;
     }
     match scenario.steps.iter().find(|s| !s.has_checks()) {
         Some(step) => Err(BadLine::new(1, format!("nothing is checked after step {:?}", step.title))),
@@ -150,12 +176,12 @@ fn heading(line: &str) -> Option<&str> {
     line.strip_prefix("-- ")?.trim_end().strip_suffix(" --").map(str::trim)
 }
 
-fn add(scenario: &mut Scenario, heading: &str, body: Block) -> Result<(), BadLine> {
+fn add(scenario: &mut Scenario, line: usize, heading: &str, body: Block) -> Result<(), BadLine> {
     let (word, title) = heading.split_once(':').unwrap_or((heading, ""));
     let first = scenario.steps.len() == 1 && !scenario.steps.iter().any(Step::has_checks);
     let changes = matches!(word, "apply" | "delete");
     if changes && (first || scenario.steps.last().is_some_and(Step::has_checks)) {
-        scenario.steps.push(Step { title: title.trim().to_owned(), ..Step::default() });
+        scenario.steps.push(Step { line, title: title.trim().to_owned(), ..Step::default() });
     }
     if !changes && !title.is_empty() {
         return Err(BadLine::new(0, format!("only apply and delete have titles, not {word}")));

@@ -8,13 +8,14 @@
 
 mod error;
 mod format;
+mod kernel;
 mod run;
 mod setup;
 mod subject;
 mod verdict;
 
 pub use error::Error;
-pub use format::{Block, Scenario, Step};
+pub use format::{Block, Scenario, Step, rewrite};
 pub use run::{Answers, Order, Report, Way, run};
 pub use setup::NODE;
 pub use verdict::{Expectation, Expected, Mode, SourceSeen};

@@ -5,7 +5,7 @@ use crate::setup::{self, NODE, Setup};
 use crate::subject::Subject;
 use crate::{Block, Mode, Scenario, Step};
 use model::{Change, Cluster, ObjectKey, Touched};
-use plan::{Planner, Rules};
+use plan::{Delta, Planner, Rules};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -23,6 +23,20 @@ pub struct Way {
 pub enum Answers {
     /// The plan, in each mode that the scenario holds for.
     Trace,
+    /// The tables that a plane would have, made step by step.
+    Image(Mode),
+    /// A kernel that a plane programs, with real packets.
+    Kernel(Mode),
+}
+
+impl Answers {
+    /// The mode that is asked about, if not all are.
+    fn mode(self) -> Option<Mode> {
+        match self {
+            Answers::Trace => None,
+            Answers::Image(mode) | Answers::Kernel(mode) => Some(mode),
+        }
+    }
 }
 
 /// In which order the objects of a step come. It must make no difference.
@@ -37,17 +51,21 @@ pub enum Order {
 impl Way {
     /// All ways.
     pub fn all() -> Vec<Way> {
+        let answers = [Answers::Trace, Answers::Image(Mode::Nftables), Answers::Kernel(Mode::Nftables)];
         let orders = [Order::Forward, Order::Reversed];
-        orders.into_iter().map(|order| Way { answers: Answers::Trace, order }).collect()
+        let ways = |answers| orders.into_iter().map(move |order| Way { answers, order });
+        answers.into_iter().flat_map(ways).collect()
     }
 }
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Way { answers, order } = self;
-        f.write_str(match answers {
-            Answers::Trace => "trace",
-        })?;
+        match answers {
+            Answers::Trace => f.write_str("trace")?,
+            Answers::Image(mode) => write!(f, "{}-image", mode.name())?,
+            Answers::Kernel(mode) => write!(f, "{}-kernel", mode.name())?,
+        }
         f.write_str(match order {
             Order::Forward => "",
             Order::Reversed => "-reversed",
@@ -59,12 +77,18 @@ impl fmt::Display for Way {
 #[derive(Debug, Default)]
 pub struct Report {
     differences: Vec<String>,
+    tables: Vec<(Block, String)>,
 }
 
 impl Report {
     /// Whether there is nothing to report.
     pub fn is_empty(&self) -> bool {
-        self.differences.is_empty()
+        self.differences.is_empty() && self.tables.is_empty()
+    }
+
+    /// Sections that hold other tables than the plane has, and what it has.
+    pub fn tables(&self) -> &[(Block, String)] {
+        &self.tables
     }
 
     /// Notes a difference at a line of the file.
@@ -75,7 +99,10 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.differences.iter().try_for_each(|difference| writeln!(f, "{difference}"))
+        self.differences.iter().try_for_each(|difference| writeln!(f, "{difference}"))?;
+        self.tables.iter().try_for_each(|(block, has)| {
+            writeln!(f, "tables at line {} (UPDATE=1 rewrites them), now:\n{has}", block.line)
+        })
     }
 }
 
@@ -84,7 +111,8 @@ pub fn run(scenario: &Scenario, way: Way) -> Report {
     let mut report = Report::default();
     match setup::modes(scenario) {
         Ok(modes) => {
-            for mode in modes {
+            for mode in modes.into_iter().filter(|mode| way.answers.mode().is_none_or(|asked| asked == *mode))
+            {
                 tell(scenario, mode, way, &mut report);
             }
         }
@@ -95,39 +123,58 @@ pub fn run(scenario: &Scenario, way: Way) -> Report {
 
 /// Tells the whole story in one mode.
 fn tell(scenario: &Scenario, mode: Mode, way: Way, report: &mut Report) {
-    let setup = match setup::setup(scenario, mode) {
-        Ok(setup) => setup,
+    let told = setup::setup(scenario, mode).and_then(|setup| {
+        let subject = Subject::new(scenario, way.answers)?;
+        Ok((Story::new(scenario, mode, way.order, setup), subject))
+    });
+    let (mut story, mut subject) = match told {
+        Ok(told) => told,
         Err(what) => return report.at(scenario, 1, what),
     };
-    let mut subject = match way.answers {
-        Answers::Trace => Subject::Trace,
-    };
-    let mut story = Story {
-        scenario,
-        mode,
-        order: way.order,
-        cluster: Cluster::new(),
-        planner: Planner::new(setup.settings.clone()),
-        setup,
-        seen: BTreeSet::new(),
-    };
     let nodes = story.setup.nodes.clone();
-    story.change(nodes.into_iter().map(Change::Apply).collect());
+    let mut news = story.change(nodes.into_iter().map(Change::Apply).collect());
+    news.node_changed = true;
     for step in &scenario.steps {
-        story.step(step, report);
+        news.merge(story.step(step, report));
         let rules = story.rules(report);
-        subject.update(&rules);
-        for (line, expectation) in &step.verdicts {
-            if expectation.only.is_some_and(|only| only != mode) {
-                continue;
-            }
-            for difference in subject.differences(&rules, &story.setup, expectation) {
-                report.at(scenario, *line, format_args!("[{}] {expectation}: {difference}", mode.name()));
-            }
+        for what in subject.update(&rules, &std::mem::take(&mut news)) {
+            report.at(scenario, step.line, what);
+        }
+        let flows = step.verdicts.iter().map(|(line, flow)| (*line, flow));
+        let flows: Vec<_> = flows.filter(|(_, flow)| flow.only.is_none_or(|only| only == mode)).collect();
+        for (line, difference) in subject.differences(&rules, &story.setup, &flows) {
+            let flow = flows.iter().find(|(other, _)| *other == line);
+            let flow = flow.map(|(_, flow)| flow.to_string()).unwrap_or_default();
+            report.at(scenario, line, format_args!("[{}] {flow}: {difference}", mode.name()));
         }
         story.facts(step, &rules, report);
+        if let (Some(block), Some(has)) = (step.tables.get(&mode), subject.tables())
+            && block.text.trim_end() != has.trim_end()
+        {
+            report.tables.push((block.clone(), has));
+        }
     }
-    story.end(report);
+    let news = story.end(report);
+    let rules = story.rules(report);
+    for what in subject.update(&rules, &news).into_iter().chain(subject.end()) {
+        report.at(scenario, 1, what);
+    }
+}
+
+/// What a change of the cluster changed in the plan.
+#[derive(Default)]
+pub(crate) struct News {
+    /// What changed of Services.
+    pub(crate) deltas: Vec<Delta>,
+    /// What holds for all Services changed.
+    pub(crate) node_changed: bool,
+}
+
+impl News {
+    fn merge(&mut self, other: News) {
+        self.deltas.extend(other.deltas);
+        self.node_changed |= other.node_changed;
+    }
 }
 
 /// The story so far.
@@ -142,9 +189,15 @@ struct Story<'s> {
     seen: BTreeSet<ObjectKey>,
 }
 
-impl Story<'_> {
+impl<'s> Story<'s> {
+    fn new(scenario: &'s Scenario, mode: Mode, order: Order, setup: Setup) -> Story<'s> {
+        let planner = Planner::new(setup.settings.clone());
+        let (cluster, seen) = (Cluster::new(), BTreeSet::new());
+        Story { scenario, mode, order, setup, cluster, planner, seen }
+    }
+
     /// Takes in what a step changes, and compares what is said about its manifests.
-    fn step(&mut self, step: &Step, report: &mut Report) {
+    fn step(&mut self, step: &Step, report: &mut Report) -> News {
         let mut problems = Vec::new();
         let mut changes: Vec<Change> = Vec::new();
         for block in &step.apply {
@@ -156,10 +209,10 @@ impl Story<'_> {
         let said = compare(step.problems.as_ref(), problems);
         let line = step.problems.as_ref().map_or(1, |block| block.line);
         said.into_iter().for_each(|difference| report.at(self.scenario, line, difference));
-        self.change(changes);
+        self.change(changes)
     }
 
-    fn change(&mut self, mut changes: Vec<Change>) {
+    fn change(&mut self, mut changes: Vec<Change>) -> News {
         if self.order == Order::Reversed {
             changes.reverse();
         }
@@ -170,7 +223,9 @@ impl Story<'_> {
             }
             touched.merge(self.cluster.apply(change));
         }
-        self.planner.update(&self.cluster, &touched);
+        let before = self.planner.node().clone();
+        let deltas = self.planner.update(&self.cluster, &touched);
+        News { deltas, node_changed: before != *self.planner.node() }
     }
 
     /// The plan, after a look whether the one made piecemeal is the whole one.
@@ -212,13 +267,14 @@ impl Story<'_> {
     }
 
     /// Deletes everything: nothing must be left of it in the plan.
-    fn end(&mut self, report: &mut Report) {
+    fn end(&mut self, report: &mut Report) -> News {
         let changes = std::mem::take(&mut self.seen).into_iter().map(Change::Delete).collect();
-        self.change(changes);
+        let news = self.change(changes);
         let rules = self.planner.rules();
         if rules != plan::rules(&Cluster::new(), &self.setup.settings) {
             report.at(self.scenario, 1, format_args!("after all is deleted, {NODE} still has {rules:?}"));
         }
+        news
     }
 }
 

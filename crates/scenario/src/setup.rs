@@ -39,8 +39,13 @@ pub(crate) fn setup(scenario: &Scenario, mode: Mode) -> Result<Setup, String> {
         localhost_node_ports: true,
         ..Settings::default()
     };
-    let node_addresses = NODE_ADDRESSES.iter().filter_map(|text| parse_ip(text).ok()).collect();
+    let node_addresses = NODE_ADDRESSES.into_iter().filter_map(address).collect();
     Ok(Setup { settings, node_addresses, nodes: nodes(scenario)? })
+}
+
+/// An address, `None` where the text is none.
+pub(crate) fn address(text: &str) -> Option<IpAddr> {
+    parse_ip(text).ok()
 }
 
 fn nodes(scenario: &Scenario) -> Result<Vec<Object>, String> {

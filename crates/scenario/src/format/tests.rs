@@ -69,3 +69,14 @@ fn what_is_no_scenario_is_refused_with_its_line() {
         assert!(got.contains(want), "{text:?}: {got}");
     }
 }
+
+#[test]
+fn sections_can_be_rewritten() {
+    let text = "X\n\n-- nftables --\nold\n\n-- delete: y --\nNode b\n\n-- nftables --\nold\nold\n";
+    let story = parse_text(text).unwrap();
+    let blocks = story.steps.iter().map(|step| step.tables[&Mode::Nftables].clone());
+    let sections: Vec<_> = blocks.zip(["a\nb\n".to_owned(), "c".to_owned()]).collect();
+    let want = "X\n\n-- nftables --\na\nb\n\n-- delete: y --\nNode b\n\n-- nftables --\nc\n";
+    assert_eq!(rewrite(text, &sections), want);
+    assert_eq!(rewrite(want, &[]), want);
+}

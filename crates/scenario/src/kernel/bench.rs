@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 /// The node that the Service networks are routed through, and the other one.
 const NODE_A: [&str; 2] = ["172.18.0.2", "fd00:172:18::2"];
 const NODE_B: [&str; 2] = ["172.18.0.3", "fd00:172:18::3"];
-/// An address of node-a that the cluster does not know.
-const NODE_A_OTHER: &str = "172.19.0.2/32";
+/// An address of node-a that the cluster does not know, on an interface of its own.
+const NODE_A_OTHER: &str = "172.19.0.2";
+const NODE_A_OTHER_LENGTH: u8 = 16;
 /// The networks that nodes are in, and pods.
 const NODES: [&str; 2] = ["172.18.0.0/24", "fd00:172:18::/64"];
 const PODS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/48"];
@@ -59,8 +60,7 @@ impl Home {
     fn of(ip: IpAddr) -> Option<Home> {
         let text = ip.to_string();
         let is = |known: &str| setup::address(known) == Some(ip);
-        if ip.is_loopback() || NODE_A.into_iter().any(is) || NODE_A_OTHER.strip_suffix("/32").is_some_and(is)
-        {
+        if ip.is_loopback() || NODE_A.into_iter().any(is) || is(NODE_A_OTHER) {
             return Some(Home::NodeA);
         }
         if NODE_B.into_iter().any(is) {
@@ -91,8 +91,8 @@ fn holds(network: &str, ip: IpAddr) -> bool {
 
 /// The lab of one scenario, with the plane in it.
 pub(crate) struct Bench {
-    /// Keeps the hosts' wire.
-    _lab: Lab,
+    /// Keeps the hosts' wire, and the far end of the node's other one.
+    _lab: (Lab, Host),
     node: Node,
     hosts: BTreeMap<IpAddr, Host>,
     servers: BTreeMap<(SocketAddr, Protocol), Server>,
@@ -108,7 +108,7 @@ impl Bench {
             return Err(format!("mode {} has no kernel plane yet", mode.name()));
         }
         let wanted = Wanted::of(scenario, mode);
-        let (lab, node, hosts) = build(&wanted).map_err(|e| e.to_string())?;
+        let Built { lab, elsewhere, node, hosts } = build(&wanted).map_err(|e| e.to_string())?;
         let has_sctp = node.has_sctp();
         let mut servers = BTreeMap::new();
         for (socket, protocol) in wanted.sockets {
@@ -123,7 +123,7 @@ impl Bench {
         let plane = node.run(|| Plane::open(&Family::ALL, true)).map_err(|e| e.to_string())?;
         let plane = Some(plane.map_err(|e| e.to_string())?);
         let source_port = AtomicU16::new(FIRST_SOURCE_PORT);
-        Ok(Bench { _lab: lab, node, hosts, servers, plane, source_port, has_sctp })
+        Ok(Bench { _lab: (lab, elsewhere), node, hosts, servers, plane, source_port, has_sctp })
     }
 
     /// Brings the plane up to date. What holds for all Services may have changed too.
@@ -231,7 +231,15 @@ impl Wanted {
     }
 }
 
-fn build(wanted: &Wanted) -> Result<(Lab, Node, BTreeMap<IpAddr, Host>), lab::Error> {
+/// The hosts, by their addresses.
+struct Built {
+    lab: Lab,
+    elsewhere: Host,
+    node: Node,
+    hosts: BTreeMap<IpAddr, Host>,
+}
+
+fn build(wanted: &Wanted) -> Result<Built, lab::Error> {
     let networks = |texts: [&str; 2]| texts.into_iter().filter_map(network).collect();
     let mut lab = Lab::with(Config { nodes: networks(NODES), pods: networks(PODS), ..Config::default() })?;
     let node_at = |lab: &mut Lab, name: &str, home: Home, part: usize| {
@@ -240,8 +248,10 @@ fn build(wanted: &Wanted) -> Result<(Lab, Node, BTreeMap<IpAddr, Host>), lab::Er
     };
     let a = node_at(&mut lab, NODE, Home::NodeA, 0)?;
     let b = node_at(&mut lab, "node-b", Home::NodeB, 1)?;
-    if let Some(other) = network(NODE_A_OTHER) {
-        a.add_address("lo", other)?;
+    let elsewhere = Host::new("elsewhere")?;
+    lab::cable(&a, "eth1", &elsewhere, "eth0")?;
+    if let Some(address) = setup::address(NODE_A_OTHER) {
+        a.add_address("eth1", lab::Prefix { address, length: NODE_A_OTHER_LENGTH })?;
     }
     let mut hosts = BTreeMap::new();
     let mut add = |host: &Host, addresses: Vec<IpAddr>| -> Result<(), lab::Error> {
@@ -251,8 +261,8 @@ fn build(wanted: &Wanted) -> Result<(Lab, Node, BTreeMap<IpAddr, Host>), lab::Er
         hosts.extend(addresses.into_iter().map(|ip| (ip, host.clone())));
         Ok(())
     };
-    let loopback = ["127.0.0.1", "::1", "172.19.0.2"].into_iter().filter_map(setup::address);
-    add(&a, Home::NodeA.addresses().into_iter().chain(loopback).collect())?;
+    let others = ["127.0.0.1", "::1", NODE_A_OTHER].into_iter().filter_map(setup::address);
+    add(&a, Home::NodeA.addresses().into_iter().chain(others).collect())?;
     add(&b, Home::NodeB.addresses())?;
     let mut on_wire = vec![b.host().clone()];
     for home in &wanted.homes {
@@ -277,7 +287,7 @@ fn build(wanted: &Wanted) -> Result<(Lab, Node, BTreeMap<IpAddr, Host>), lab::Er
             }
         }
     }
-    Ok((lab, a, hosts))
+    Ok(Built { lab, elsewhere, node: a, hosts })
 }
 
 fn network(text: &str) -> Option<lab::Prefix> {

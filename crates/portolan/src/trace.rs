@@ -88,7 +88,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         usage(format_args!("--from {from} and --to {to} are not of one family"));
     }
     let cluster = load(&manifests)?;
-    let settings = settings(&cluster, mode.unwrap_or(Mode::Auto), &node, &node_addresses)?;
+    let settings = settings(mode.unwrap_or(Mode::Auto), &node, &node_addresses)?;
     let on_interfaces = on_interfaces(&cluster, &node, node_addresses);
     let rules = plan::rules(&cluster, &settings);
     let packet = Packet { from, interface: in_interface, to: to.ip(), port: to.port(), protocol };
@@ -121,18 +121,15 @@ fn load(manifests: &std::path::Path) -> Result<Cluster, Error> {
     Ok(cluster)
 }
 
-fn settings(cluster: &Cluster, mode: Mode, node: &str, given: &[IpAddr]) -> Result<Settings, Error> {
+fn settings(mode: Mode, node: &str, given: &[IpAddr]) -> Result<Settings, Error> {
     let node_ports = match mode {
         Mode::Auto | Mode::Nftables => NodePortAddresses::Primary,
         Mode::Ipvs | Mode::Iptables => NodePortAddresses::All,
         Mode::Ebpf => return Err(Error::NotBuilt("ebpf")),
     };
-    // The Node object says which of the node's addresses is the first one; what it does not say, the
-    // order on the command line does.
-    let own = cluster.node(node).map_or(&[][..], |node| &node.addresses);
     Ok(Settings {
         node_name: node.into(),
-        node_addresses: own.iter().chain(given).copied().collect(),
+        interface_addresses: given.to_vec(),
         node_ports,
         localhost_node_ports: true,
         ..Settings::default()

@@ -13,6 +13,8 @@ use crate::message::{Message, Messages, Writer};
 use crate::protocol::Netfilter;
 use crate::socket::{Socket, nfgenmsg};
 
+pub use crate::ip::IpVersion;
+
 const NFNL_SUBSYS_CTNETLINK: u16 = 1;
 const CT_NEW: u16 = NFNL_SUBSYS_CTNETLINK << 8;
 const CT_GET: u16 = CT_NEW | 1;
@@ -150,15 +152,6 @@ pub struct Filter {
     pub zone: Option<u16>,
 }
 
-/// The two versions of IP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum IpVersion {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
 /// The ends of one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ends {
@@ -249,17 +242,10 @@ fn has_ports(protocol: u8) -> bool {
     [libc::IPPROTO_TCP as u8, libc::IPPROTO_UDP as u8, SCTP, UDPLITE, DCCP].contains(&protocol)
 }
 
-fn version_of(address: IpAddr) -> IpVersion {
-    match address {
-        IpAddr::V4(_) => IpVersion::V4,
-        IpAddr::V6(_) => IpVersion::V6,
-    }
-}
-
 impl Filter {
     /// Whether the flow agrees with all that is given.
     pub fn matches(&self, flow: &Flow) -> bool {
-        self.version.is_none_or(|version| version == version_of(flow.original.source))
+        self.version.is_none_or(|version| version == IpVersion::of(flow.original.source))
             && self.protocol.is_none_or(|protocol| protocol == flow.original.protocol)
             && self.original.match_tuple(&flow.original)
             && self.reply.match_tuple(&flow.reply)
@@ -271,24 +257,20 @@ impl Filter {
     fn version(&self) -> Option<IpVersion> {
         let Ends { source, destination, .. } = self.original;
         let addresses = [source, destination, self.reply.source, self.reply.destination];
-        self.version.or_else(|| addresses.into_iter().flatten().next().map(version_of))
+        self.version.or_else(|| addresses.into_iter().flatten().next().map(IpVersion::of))
     }
 
     /// The request that [`flows`] sends: as much of the filter as the kernel can look at.
     pub fn request(&self) -> Messages<Netfilter> {
         let version = self.version();
-        let family = match version {
-            Some(IpVersion::V4) => libc::AF_INET,
-            Some(IpVersion::V6) => libc::AF_INET6,
-            None => libc::AF_UNSPEC,
-        };
+        let family = version.map_or(libc::AF_UNSPEC as u8, IpVersion::family);
         let flags = |ends: &Ends| version.map_or(0, |version| ends.flags(version, self.protocol));
         let (original, mut reply) = (flags(&self.original), flags(&self.reply));
         if reply == FILTER_PROTOCOL {
             // Said already of the original direction.
             reply = 0;
         }
-        Messages::one(CT_GET, 0, &nfgenmsg(family as u8, 0), |w| {
+        Messages::one(CT_GET, 0, &nfgenmsg(family, 0), |w| {
             if original != 0 {
                 self.original.put(w, CTA_TUPLE_ORIG, original, self.protocol);
             }
@@ -353,11 +335,8 @@ pub fn forget(socket: &mut Socket<Netfilter>, flows: &[Flow]) -> Result<usize, E
 
 /// Adds the message that deletes this flow, and no other that took its place.
 pub fn push_delete(requests: &mut Messages<Netfilter>, flow: &Flow) {
-    let family = match version_of(flow.original.source) {
-        IpVersion::V4 => libc::AF_INET,
-        IpVersion::V6 => libc::AF_INET6,
-    };
-    requests.push(CT_DELETE, 0, &nfgenmsg(family as u8, 0), |w| {
+    let family = IpVersion::of(flow.original.source).family();
+    requests.push(CT_DELETE, 0, &nfgenmsg(family, 0), |w| {
         w.nest(CTA_TUPLE_ORIG, |w| put_tuple(w, &flow.original));
         if flow.zone != 0 {
             w.put_be16(CTA_ZONE, flow.zone);
@@ -386,7 +365,7 @@ fn put_tuple(w: &mut Writer<'_>, tuple: &Tuple) {
                 w.put_be16(CTA_PROTO_DST_PORT, destination);
             }
             Detail::Icmp { id, kind, code } => {
-                let shift = match version_of(tuple.source) {
+                let shift = match IpVersion::of(tuple.source) {
                     IpVersion::V4 => 0,
                     IpVersion::V6 => ICMPV6_AFTER_ICMP,
                 };

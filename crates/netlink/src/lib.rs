@@ -14,6 +14,8 @@
 pub mod attribute;
 pub mod conntrack;
 pub mod error;
+mod ip;
+pub mod ipvs;
 pub mod message;
 pub mod nftables;
 pub mod protocol;
@@ -23,6 +25,7 @@ mod sys;
 
 pub use attribute::{Attribute, Attributes, attributes};
 pub use error::{Error, Refusal, Refused};
+pub use ip::IpVersion;
 pub use message::{Message, Messages, Writer};
 pub use protocol::{Generic, Netfilter, Protocol, Route};
 pub use socket::{Listener, Notice, Socket};

@@ -371,16 +371,16 @@ fn more_refusals_than_the_queue_holds() {
 
 /// Many messages in one datagram, and a dump of many datagrams.
 #[test]
-fn a_hundred_thousand_elements() {
+fn tens_of_thousands_of_elements() {
     let socket = &mut open();
     whole().commit(socket, &"load", None).unwrap();
     let key = |n: u32| [100u32.to_ne_bytes(), n.to_ne_bytes()].concat();
     let value = |n: u32| [n.to_be_bytes(), [0, 80, 0, 0]].concat();
     let mut batch = Batch::new();
     batch.add_elements(T, "backends", |elements| {
-        (0..100_000).for_each(|n| elements.pair(&key(n), &value(n), &[]));
+        (0..50_000).for_each(|n| elements.pair(&key(n), &value(n), &[]));
     });
-    assert!(batch.len() > 40, "{}", batch.len());
+    assert!(batch.len() > 20, "{}", batch.len());
     batch.commit(socket, &"load many", None).unwrap();
     // The table still grows in the background; what is read of it is whole all the same.
     let read = elements(socket, T, "backends", BTreeMap::new, |all, element| match element.data {
@@ -390,12 +390,12 @@ fn a_hundred_thousand_elements() {
         other => panic!("{other:?}"),
     })
     .unwrap();
-    let wants = (0..100_000).map(|n| (key(n), value(n)));
+    let wants = (0..50_000).map(|n| (key(n), value(n)));
     let others = (0..2).map(backend).map(|(key, value)| (key.to_vec(), value.to_vec()));
     assert!(read == wants.chain(others).collect(), "{}", read.len());
 
     let mut batch = Batch::new();
-    batch.delete_elements(T, "backends", |elements| (0..100_000).for_each(|n| elements.key(&key(n))));
+    batch.delete_elements(T, "backends", |elements| (0..50_000).for_each(|n| elements.key(&key(n))));
     batch.commit(socket, &"unload", None).unwrap();
     assert_eq!(pairs(socket, "backends").len(), 2);
     batch.clear();

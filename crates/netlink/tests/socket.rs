@@ -67,3 +67,11 @@ fn a_listener_does_not_block() {
     let mut listener = Listener::<Route>::open(&[RTMGRP_LINK]).unwrap();
     assert_ne!(listener.read(|_| ()).unwrap(), Notice::Lost);
 }
+
+#[test]
+fn a_kernel_without_ipvs_is_told_by_name() {
+    if let Err(error) = netlink::ipvs::Ipvs::open() {
+        assert!(error.is_not_found(), "{error}");
+        assert!(error.to_string().contains("module ip_vs"), "{error}");
+    }
+}

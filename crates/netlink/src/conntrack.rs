@@ -16,7 +16,7 @@ use crate::socket::{Socket, nfgenmsg};
 pub use crate::ip::IpVersion;
 
 const NFNL_SUBSYS_CTNETLINK: u16 = 1;
-const CT_NEW: u16 = NFNL_SUBSYS_CTNETLINK << 8;
+pub(crate) const CT_NEW: u16 = NFNL_SUBSYS_CTNETLINK << 8;
 const CT_GET: u16 = CT_NEW | 1;
 const CT_DELETE: u16 = CT_NEW | 2;
 /// Length of `struct nfgenmsg`.
@@ -352,7 +352,7 @@ fn put_address(w: &mut Writer<'_>, address: IpAddr, v4: u16, v6: u16) {
     }
 }
 
-fn put_tuple(w: &mut Writer<'_>, tuple: &Tuple) {
+pub(crate) fn put_tuple(w: &mut Writer<'_>, tuple: &Tuple) {
     w.nest(CTA_TUPLE_IP, |w| {
         put_address(w, tuple.source, CTA_IP_V4_SRC, CTA_IP_V6_SRC);
         put_address(w, tuple.destination, CTA_IP_V4_DST, CTA_IP_V6_DST);

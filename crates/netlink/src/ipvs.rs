@@ -19,6 +19,9 @@ use crate::message::{Message, Messages, Writer};
 use crate::protocol::Generic;
 use crate::socket::Socket;
 
+#[cfg(test)]
+pub(crate) use tests::read_back;
+
 pub use read::{DestinationInfo, Info, ServiceInfo, Statistics};
 
 const GENL_ID_CTRL: u16 = 16;
@@ -456,4 +459,10 @@ fn put_destination_key(w: &mut Writer<'_>, address: IpAddr, port: u16) {
     w.put_ne16(DEST_ATTR_ADDR_FAMILY, IpVersion::of(address).family().into());
     put_address(w, DEST_ATTR_ADDR, address);
     w.put_be16(DEST_ATTR_PORT, port);
+}
+
+/// Reads the message as each of our objects; see [`fuzz_parse`](crate::fuzz_parse).
+pub(crate) fn fuzz(message: &Message<'_>) {
+    let _ = (read::info(message), read::timeouts(message), read::service(message));
+    let _ = (read::destination(message, IpVersion::V4), read::destination(message, IpVersion::V6));
 }

@@ -14,10 +14,13 @@
 pub mod attribute;
 pub mod conntrack;
 pub mod error;
+mod fuzz;
 mod ip;
 pub mod ipvs;
 pub mod message;
 pub mod nftables;
+#[cfg(test)]
+mod properties;
 pub mod protocol;
 pub mod route;
 pub mod socket;
@@ -25,6 +28,7 @@ mod sys;
 
 pub use attribute::{Attribute, Attributes, attributes};
 pub use error::{Error, Refusal, Refused};
+pub use fuzz::fuzz_parse;
 pub use ip::IpVersion;
 pub use message::{Message, Messages, Writer};
 pub use protocol::{Generic, Netfilter, Protocol, Route};

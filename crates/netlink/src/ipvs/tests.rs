@@ -130,12 +130,17 @@ fn what_is_written_is_read() {
         engine: Some("sip".to_string()),
         ..Service::new(at(UDP, "10.96.0.10", 5060), "mh")
     };
+    let read = read_back(&service);
+    assert_eq!(read, Some(ServiceInfo { service, statistics: Statistics::default() }));
+}
+
+/// What is read of the message that adds the service.
+pub(crate) fn read_back(service: &Service) -> Option<ServiceInfo> {
     let mut requests = Requests { messages: Messages::new(), family: FAMILY };
-    requests.add_service(&service);
-    let message = messages(requests.as_bytes()).next().unwrap();
-    let statistics = Statistics::default();
-    assert_eq!(read::service(&message), Some(ServiceInfo { service, statistics }));
+    requests.add_service(service);
+    let message = messages(requests.as_bytes()).next()?;
     assert_eq!(read::destination(&message, IpVersion::V4), None);
+    read::service(&message)
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::socket::Socket;
 /// Steps to be carried out together.
 #[derive(Debug, Default)]
 pub struct Batch {
-    pub(super) messages: Messages<Netfilter>,
+    pub(crate) messages: Messages<Netfilter>,
     pub(super) last_set_id: u32,
 }
 

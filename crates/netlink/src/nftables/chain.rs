@@ -150,7 +150,7 @@ pub fn chains(socket: &mut Socket<Netfilter>, table: Table<'_>) -> Result<Vec<Ch
 }
 
 /// Reads one chain. The outer `None`: it makes no sense; the inner: it is another table's.
-fn read(message: &crate::Message<'_>, table: Table<'_>) -> Option<Option<ChainInfo>> {
+pub(super) fn read(message: &crate::Message<'_>, table: Table<'_>) -> Option<Option<ChainInfo>> {
     let (family, attributes) = open(message, kind::NEW_CHAIN)?;
     let mut chain = ChainInfo { name: String::new(), handle: 0, base: None, uses: 0, userdata: Vec::new() };
     let (mut policy, mut chain_kind, mut hook) = (Policy::Accept, None, None);

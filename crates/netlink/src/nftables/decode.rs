@@ -79,6 +79,14 @@ impl<'a> Body<'a> {
         Register::from_number(self.number(kind)?)
     }
 
+    /// The register, if one is given; the outer `None` is one we do not know.
+    fn maybe_register(&self, kind: u16) -> Option<Option<Register>> {
+        match self.0.find(kind) {
+            Some(register) => Some(Some(Register::from_number(register.be32()?)?)),
+            None => Some(None),
+        }
+    }
+
     fn value(&self, kind: u16) -> Option<Vec<u8>> {
         read_value(self.0.find(kind)?).map(<[u8]>::to_vec)
     }
@@ -180,7 +188,7 @@ fn lookup(body: &Body<'_>) -> Option<Expression> {
     Some(Expression::Lookup {
         set: SetRef { id: body.number_or_zero(LOOKUP_SET_ID), ..body.set(LOOKUP_SET)? },
         key: body.register(LOOKUP_SREG)?,
-        into: body.register(LOOKUP_DREG),
+        into: body.maybe_register(LOOKUP_DREG)?,
         invert: body.number_or_zero(LOOKUP_FLAGS) & LOOKUP_INVERT != 0,
     })
 }
@@ -194,7 +202,7 @@ fn dynset(body: &Body<'_>) -> Option<Expression> {
         operation: DynsetOperation::from_number(body.number(DYNSET_OP)?)?,
         set: SetRef { id: body.number_or_zero(DYNSET_SET_ID), ..body.set(DYNSET_SET_NAME)? },
         key: body.register(DYNSET_SREG_KEY)?,
-        data: body.register(DYNSET_SREG_DATA),
+        data: body.maybe_register(DYNSET_SREG_DATA)?,
         timeout: body.long(DYNSET_TIMEOUT).filter(|&time| time != 0).map(Duration::from_millis),
         invert: body.number_or_zero(DYNSET_FLAGS) & DYNSET_INVERT != 0,
     })
@@ -240,14 +248,14 @@ fn socket(body: &Body<'_>) -> Option<Expression> {
 
 fn nat(body: &Body<'_>) -> Option<Expression> {
     let family = u8::try_from(body.number(NAT_FAMILY)?).ok()?;
-    let (address, port) = (body.register(NAT_ADDR_MIN), body.register(NAT_PROTO_MIN));
+    let (address, port) = (body.maybe_register(NAT_ADDR_MIN)?, body.maybe_register(NAT_PROTO_MIN)?);
     Some(Expression::Nat {
         kind: NatKind::from_number(body.number(NAT_TYPE)?)?,
         family: Family::from_number(family),
         address,
-        address_max: body.register(NAT_ADDR_MAX).filter(|max| Some(*max) != address),
+        address_max: body.maybe_register(NAT_ADDR_MAX)?.filter(|max| Some(*max) != address),
         port,
-        port_max: body.register(NAT_PROTO_MAX).filter(|max| Some(*max) != port),
+        port_max: body.maybe_register(NAT_PROTO_MAX)?.filter(|max| Some(*max) != port),
         flags: body.number_or_zero(NAT_FLAGS) & !NAT_FLAGS_IMPLIED,
     })
 }

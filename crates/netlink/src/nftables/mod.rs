@@ -13,12 +13,12 @@ mod batch;
 mod chain;
 mod decode;
 mod display;
-mod element;
+pub(crate) mod element;
 mod encode;
 mod expression;
 mod numbers;
-mod rule;
-mod set;
+pub(crate) mod rule;
+pub(crate) mod set;
 mod table;
 pub mod userdata;
 
@@ -142,4 +142,36 @@ impl std::fmt::Display for Table<'_> {
 fn open<'a>(message: &Message<'a>, kind: u16) -> Option<(Family, Attributes<'a>)> {
     let [family, ..] = *message.header::<HEADER>()?;
     (message.kind == kind).then(|| (Family::from_number(family), message.attributes(HEADER)))
+}
+
+/// Reads the message as each of our objects; see [`fuzz_parse`](crate::fuzz_parse).
+pub(crate) fn fuzz(message: &Message<'_>) {
+    let table = Table { family: Family::Ip, name: "portolan" };
+    let as_kind = |kind| Message { kind, ..*message };
+    let _ = (table::read(&as_kind(kind::NEW_TABLE)), table::read_generation(&as_kind(kind::NEW_GENERATION)));
+    let _ = (chain::read(&as_kind(kind::NEW_CHAIN), table), set::read(&as_kind(kind::NEW_SET)));
+    let mut keys = 0;
+    let _ = element::each_element(&as_kind(kind::NEW_ELEMENT), &mut |element| keys += element.key.len());
+    if let Some(rule) = rule::read(&as_kind(kind::NEW_RULE)) {
+        fuzz_expressions(&rule.raw);
+    }
+}
+
+/// Reads expressions, and reads what is written of those that were understood.
+pub(crate) fn fuzz_expressions(raw: &[u8]) {
+    for expression in decode::decode_all(raw) {
+        let _ = expression.to_string();
+        if let Expression::Unknown { .. } = expression {
+            continue;
+        }
+        let mut batch = Batch::new();
+        let table = Table { family: Family::Ip, name: "t" };
+        batch.add_rule(table, "c", std::slice::from_ref(&expression), &[]);
+        let written = crate::message::messages(batch.as_bytes()).next();
+        let rule = written.and_then(|message| rule::read(&message));
+        // What is too long to be written is not sent either.
+        if batch.messages.flaw.is_none() {
+            assert_eq!(rule.map(|rule| rule.expressions()), Some(vec![expression]));
+        }
+    }
 }

@@ -126,7 +126,7 @@ pub fn rules(
     socket.dump(&doing, &mut request, |message| read(&message))
 }
 
-fn read(message: &Message<'_>) -> Option<RuleInfo> {
+pub(crate) fn read(message: &Message<'_>) -> Option<RuleInfo> {
     let (_, attributes) = open(message, kind::NEW_RULE)?;
     let mut rule = RuleInfo { chain: String::new(), handle: 0, userdata: Vec::new(), raw: Vec::new() };
     for attribute in attributes {

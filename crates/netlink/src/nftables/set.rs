@@ -309,7 +309,7 @@ pub fn sets(socket: &mut Socket<Netfilter>, table: Table<'_>) -> Result<Vec<SetI
     }
 }
 
-fn read(message: &Message<'_>) -> Option<SetInfo> {
+pub(crate) fn read(message: &Message<'_>) -> Option<SetInfo> {
     let (_, attributes) = open(message, kind::NEW_SET)?;
     let mut set = SetInfo {
         name: String::new(),

@@ -2,7 +2,7 @@
 
 use super::{Batch, Family, Table, kind, open};
 use crate::error::Error;
-use crate::message::{Messages, NLM_F_CREATE, NLM_F_EXCL};
+use crate::message::{Message, Messages, NLM_F_CREATE, NLM_F_EXCL};
 use crate::protocol::Netfilter;
 use crate::socket::{Socket, nfgenmsg};
 
@@ -63,22 +63,24 @@ impl Batch {
 /// Reads all tables of all families.
 pub fn tables(socket: &mut Socket<Netfilter>) -> Result<Vec<TableInfo>, Error> {
     let mut request = Messages::one(kind::GET_TABLE, 0, &nfgenmsg(libc::AF_UNSPEC as u8, 0), |_| ());
-    socket.dump(&"list nftables tables", &mut request, |message| {
-        let (family, attributes) = open(&message, kind::NEW_TABLE)?;
-        let mut table =
-            TableInfo { family, name: String::new(), handle: 0, flags: 0, uses: 0, userdata: Vec::new() };
-        for attribute in attributes {
-            match attribute.kind {
-                NFTA_TABLE_NAME => table.name = attribute.str()?.to_string(),
-                NFTA_TABLE_HANDLE => table.handle = attribute.be64()?,
-                NFTA_TABLE_FLAGS => table.flags = attribute.be32()?,
-                NFTA_TABLE_USE => table.uses = attribute.be32()?,
-                NFTA_TABLE_USERDATA => table.userdata = attribute.value.to_vec(),
-                _ => {}
-            }
+    socket.dump(&"list nftables tables", &mut request, |message| read(&message))
+}
+
+pub(super) fn read(message: &Message<'_>) -> Option<TableInfo> {
+    let (family, attributes) = open(message, kind::NEW_TABLE)?;
+    let mut table =
+        TableInfo { family, name: String::new(), handle: 0, flags: 0, uses: 0, userdata: Vec::new() };
+    for attribute in attributes {
+        match attribute.kind {
+            NFTA_TABLE_NAME => table.name = attribute.str()?.to_string(),
+            NFTA_TABLE_HANDLE => table.handle = attribute.be64()?,
+            NFTA_TABLE_FLAGS => table.flags = attribute.be32()?,
+            NFTA_TABLE_USE => table.uses = attribute.be32()?,
+            NFTA_TABLE_USERDATA => table.userdata = attribute.value.to_vec(),
+            _ => {}
         }
-        Some(table)
-    })
+    }
+    Some(table)
 }
 
 /// The state of the ruleset of this network namespace, and who changed it last.
@@ -95,16 +97,15 @@ pub struct Generation {
 /// Reads the ruleset's generation.
 pub fn generation(socket: &mut Socket<Netfilter>) -> Result<Generation, Error> {
     let mut request = Messages::one(kind::GET_GENERATION, 0, &nfgenmsg(libc::AF_UNSPEC as u8, 0), |_| ());
-    socket.get(&"read the nftables generation", &mut request, |message| {
-        let (_, attributes) = open(&message, kind::NEW_GENERATION)?;
-        Some(Generation {
-            id: attributes.find(NFTA_GEN_ID)?.be32()?,
-            process: attributes.find(NFTA_GEN_PROC_PID).and_then(|pid| pid.be32()).unwrap_or(0),
-            name: attributes
-                .find(NFTA_GEN_PROC_NAME)
-                .and_then(|name| name.str())
-                .unwrap_or_default()
-                .to_string(),
-        })
+    socket.get(&"read the nftables generation", &mut request, |message| read_generation(&message))
+}
+
+pub(super) fn read_generation(message: &Message<'_>) -> Option<Generation> {
+    let (_, attributes) = open(message, kind::NEW_GENERATION)?;
+    let name = attributes.find(NFTA_GEN_PROC_NAME).and_then(|name| name.str()).unwrap_or_default();
+    Some(Generation {
+        id: attributes.find(NFTA_GEN_ID)?.be32()?,
+        process: attributes.find(NFTA_GEN_PROC_PID).and_then(|pid| pid.be32()).unwrap_or(0),
+        name: name.to_string(),
     })
 }

@@ -31,7 +31,8 @@ const ARROWS: &[Arrow] = &[
     Arrow { from: "watch", to: &["model"], foreign: None },
     Arrow { from: "dataplane", to: &["model", "netlink", "plan", "telemetry"], foreign: None },
     Arrow { from: "dns", to: &["config", "model", "names", "telemetry"], foreign: None },
-    Arrow { from: "scenario", to: &["model", "plan", "watch"], foreign: None },
+    Arrow { from: "sample", to: &["model", "plan"], foreign: None },
+    Arrow { from: "scenario", to: &["config", "dataplane", "lab", "model", "plan", "watch"], foreign: None },
     Arrow { from: "lab", to: &["netlink"], foreign: None },
     Arrow {
         from: "portolan",

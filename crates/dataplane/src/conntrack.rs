@@ -42,7 +42,7 @@ impl Suspects {
         for delta in deltas {
             // What the Service has now counts; frontends that it only had have nobody behind them.
             let rules =
-                |rules: &Option<Arc<ServiceRules>>| rules.clone().map_or_else(Vec::new, |r| r.ports.clone());
+                |rules: &Option<Arc<ServiceRules>>| rules.clone().map_or_else(Vec::new, |r| r.ports.to_vec());
             for port in rules(&delta.before) {
                 suspects.add(&port, false);
             }
@@ -168,20 +168,20 @@ mod tests {
         let service = ObjectName::new("ns", "s");
         Arc::new(ServiceRules {
             name: service.clone(),
-            ports: vec![PortRules {
+            ports: Box::new([PortRules {
                 name: PortName { service, port: "dns".into(), number: 53, protocol },
                 family: Family::V4,
                 affinity_seconds: None,
                 cluster: serving.iter().map(backend).collect(),
                 local: Arc::from([]),
                 serving: serving.iter().map(backend).collect(),
-                frontends: vec![
+                frontends: Box::new([
                     frontend(FrontendKind::ClusterIp, At::Address("10.96.0.10".parse().unwrap(), 53)),
                     frontend(FrontendKind::NodePort, At::NodePort(30053)),
-                ],
-            }],
+                ]),
+            }]),
             health_check: None,
-            contested: vec![],
+            contested: Box::new([]),
             annotations: Default::default(),
         })
     }

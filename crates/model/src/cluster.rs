@@ -100,8 +100,9 @@ impl Touched {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
     services: HashMap<ObjectName, Arc<Service>>,
-    /// Slices by the Service they belong to. A slice may come before its Service.
-    slices: HashMap<ObjectName, BTreeMap<Name, Arc<Slice>>>,
+    /// Slices by the Service they belong to, in order of their names. A slice may come before its
+    /// Service. Most Services have one or two, so a list is smaller than a tree, and as fast.
+    slices: HashMap<ObjectName, Vec<Arc<Slice>>>,
     /// Which Service a slice belongs to, for the day it is deleted or moves to another.
     slice_owner: HashMap<ObjectName, Name>,
     nodes: BTreeMap<Name, Arc<Node>>,
@@ -184,12 +185,17 @@ impl Cluster {
         if moved {
             self.delete(&ObjectKey::Slice(name.clone()), touched);
         }
-        let slices = self.slices.entry(service.clone()).or_default();
-        if slices.get(&name.name).is_none_or(|old| **old != slice) {
-            self.slice_owner.insert(name.clone(), slice.service.clone());
-            slices.insert(name.name, Arc::new(slice));
-            touched.services.insert(service);
+        let slices = self.slices.entry(service.clone()).or_insert_with(|| Vec::with_capacity(1));
+        let place = slices.binary_search_by(|other| other.name.name.cmp(&name.name));
+        match place.map(|index| slices.get_mut(index)) {
+            Ok(Some(old)) if **old == slice => return,
+            Ok(Some(old)) => *old = Arc::new(slice),
+            Ok(None) | Err(_) => {
+                self.slice_owner.insert(name, slice.service.clone());
+                slices.insert(place.unwrap_or_else(|index| index), Arc::new(slice));
+            }
         }
+        touched.services.insert(service);
     }
 
     fn delete(&mut self, key: &ObjectKey, touched: &mut Touched) {
@@ -203,7 +209,7 @@ impl Cluster {
                 let Some(owner) = self.slice_owner.remove(name) else { return };
                 let service = ObjectName { namespace: name.namespace.clone(), name: owner };
                 if let Some(slices) = self.slices.get_mut(&service) {
-                    slices.remove(&name.name);
+                    slices.retain(|slice| slice.name != *name);
                     if slices.is_empty() {
                         self.slices.remove(&service);
                     }
@@ -247,12 +253,12 @@ impl Cluster {
 
     /// The slices of a Service, by name.
     pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<Slice>> {
-        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+        self.slices.get(service).into_iter().flatten()
     }
 
     /// All slices, in no order.
     pub fn all_slices(&self) -> impl Iterator<Item = &Arc<Slice>> {
-        self.slices.values().flat_map(BTreeMap::values)
+        self.slices.values().flatten()
     }
 
     /// One node.

@@ -55,9 +55,9 @@ pub(crate) fn service_rules(
     }
     ServiceRules {
         name: service.name.clone(),
-        ports,
+        ports: ports.into(),
         health_check: health_check(cluster, node, service),
-        contested,
+        contested: contested.into(),
         annotations: service.annotations.clone(),
     }
 }

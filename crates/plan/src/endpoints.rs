@@ -4,7 +4,7 @@ use crate::{Backend, NodeRules, Pool};
 use model::{Conditions, Endpoint, Family, Hints, Protocol, Slice};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// The weight of a backend that nobody gave one.
 const DEFAULT_WEIGHT: u16 = 1;
@@ -84,21 +84,21 @@ impl<'a> Candidates<'a> {
     pub(crate) fn pools(&self, node: &NodeRules, wanted: Wanted) -> Pools {
         let ready = |c: &Candidate| c.conditions.ready;
         let leaving = |c: &Candidate| c.conditions.serving && c.conditions.terminating && !c.conditions.ready;
-        let empty = || Pool::from([]);
         let cluster = if wanted.cluster {
             let topology = self.topology(node);
             let near = self.pool(|c| ready(c) && topology.admits(c, node));
             if near.is_empty() { self.pool(leaving) } else { near }
         } else {
-            empty()
+            no_backends()
         };
         let local = if wanted.local {
             let local = self.pool(|c| c.local && ready(c));
             if local.is_empty() { self.pool(|c| c.local && leaving(c)) } else { local }
         } else {
-            empty()
+            no_backends()
         };
-        let serving = if wanted.serving { self.pool(|c| ready(c) || c.conditions.serving) } else { empty() };
+        let serving =
+            if wanted.serving { self.pool(|c| ready(c) || c.conditions.serving) } else { no_backends() };
         Pools { cluster, local, serving, any: self.by_socket.values().any(|c| ready(c) || leaving(c)) }
     }
 
@@ -128,6 +128,12 @@ impl<'a> Candidates<'a> {
             Topology::Anywhere
         }
     }
+}
+
+/// The pool without backends. Nearly every port has one or two, so they share it.
+fn no_backends() -> Pool {
+    static NO_BACKENDS: LazyLock<Pool> = LazyLock::new(|| Pool::from([]));
+    NO_BACKENDS.clone()
 }
 
 #[derive(Clone, Copy)]

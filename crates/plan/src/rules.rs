@@ -22,11 +22,11 @@ pub struct ServiceRules {
     /// The Service.
     pub name: ObjectName,
     /// Its ports, once for each family it has.
-    pub ports: Vec<PortRules>,
+    pub ports: Box<[PortRules]>,
     /// Its health-check node port, where it has one.
     pub health_check: Option<HealthCheck>,
     /// Frontends that an older Service holds already.
-    pub contested: Vec<Contested>,
+    pub contested: Box<[Contested]>,
     /// Its annotations of ours, for data planes that read them.
     pub annotations: BTreeMap<model::Name, model::Name>,
 }
@@ -48,7 +48,7 @@ pub struct PortRules {
     /// others are forgotten.
     pub serving: Pool,
     /// Where clients find it.
-    pub frontends: Vec<Frontend>,
+    pub frontends: Box<[Frontend]>,
 }
 
 impl PortRules {

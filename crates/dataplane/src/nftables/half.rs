@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// How many steps one commit has at most, give or take those of one Service: a commit is one
 /// message to the kernel, and memory for it is bounded.
-const COMMIT_STEPS: usize = 16_384;
+const COMMIT_STEPS: usize = 2048;
 
 /// The kernel, or what stands in for it, for the tables of one family.
 pub trait Tables {
@@ -206,9 +206,7 @@ impl<T: Tables> Half<T> {
         let Half { family, shared, source_lengths, .. } = self;
         items(service, *family, |item| {
             let key = item.key();
-            if Shared::is_shared(&key) {
-                if more { shared.add(key) } else { shared.remove(&key) }
-            }
+            shared.count(&key, more);
             if let ItemKey::Source(_, network) = key {
                 let uses = source_lengths.entry(network.length()).or_insert(0);
                 *uses = if more { *uses + 1 } else { uses.saturating_sub(1) };
@@ -290,7 +288,7 @@ impl Half<Kernel> {
 }
 
 /// How many Services' changes are committed together.
-const DELTAS_AT_ONCE: usize = 1024;
+const DELTAS_AT_ONCE: usize = 128;
 
 /// Items that several Services ask for are put once, before all else, and what is nobody's in
 /// particular stands or falls step by step.

@@ -8,7 +8,7 @@ use crate::PoolId;
 use crate::pool::Slot;
 use model::{Family, Prefix, Protocol};
 use plan::{At, Frontend, Masquerade, PoolKind, PortRules, Rules, ServiceRules, Target};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -375,7 +375,9 @@ fn frontend_items(port: &PortRules, frontend: &Frontend, label: &Arc<str>, put: 
 /// How many Services ask for an item that several may ask for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shared {
-    uses: BTreeMap<ItemKey, u32>,
+    near: HashMap<IpAddr, u32>,
+    cluster_ips: HashMap<IpAddr, u32>,
+    picks: HashMap<Pick, u32>,
 }
 
 impl Shared {
@@ -387,22 +389,34 @@ impl Shared {
         }
     }
 
-    /// One more asks for it.
-    pub(super) fn add(&mut self, key: ItemKey) {
-        *self.uses.entry(key).or_insert(0) += 1;
-    }
-
-    /// One fewer asks for it.
-    pub(super) fn remove(&mut self, key: &ItemKey) {
-        let Some(uses) = self.uses.get_mut(key) else { return };
-        *uses -= 1;
-        if *uses == 0 {
-            self.uses.remove(key);
+    /// One more, or one fewer, asks for it. Says nothing of items that are not shared.
+    pub(super) fn count(&mut self, key: &ItemKey, more: bool) {
+        match key {
+            ItemKey::Near(ip) => count(&mut self.near, ip, more),
+            ItemKey::ClusterIp(ip) => count(&mut self.cluster_ips, ip, more),
+            ItemKey::Pick(pick) => count(&mut self.picks, pick, more),
+            ItemKey::Frontend(_) | ItemKey::Inside(_) | ItemKey::Pool(_) | ItemKey::Source(..) => {}
         }
     }
 
     /// Whether anybody asks for it.
     pub(super) fn holds(&self, key: &ItemKey) -> bool {
-        self.uses.contains_key(key)
+        match key {
+            ItemKey::Near(ip) => self.near.contains_key(ip),
+            ItemKey::ClusterIp(ip) => self.cluster_ips.contains_key(ip),
+            ItemKey::Pick(pick) => self.picks.contains_key(pick),
+            ItemKey::Frontend(_) | ItemKey::Inside(_) | ItemKey::Pool(_) | ItemKey::Source(..) => false,
+        }
+    }
+}
+
+fn count<K: Copy + Eq + std::hash::Hash>(uses: &mut HashMap<K, u32>, key: &K, more: bool) {
+    if more {
+        *uses.entry(*key).or_insert(0) += 1;
+    } else if let Some(left) = uses.get_mut(key) {
+        *left -= 1;
+        if *left == 0 {
+            uses.remove(key);
+        }
     }
 }

@@ -1,0 +1,61 @@
+//! What only Portolan has: a second document in the same file, `kind: PortolanConfiguration`.
+//!
+//! It is ours alone, so nothing in it is passed over: an unknown field is an error.
+
+use crate::decode::{Field, Findings, fields};
+use crate::tree::{FieldPath, Tree};
+use serde_json::Value;
+
+/// The version of the document.
+pub(crate) const API_VERSION: &str = "portolan.dev/v1alpha1";
+
+/// Its kind.
+pub(crate) const KIND: &str = "PortolanConfiguration";
+
+/// The document. `Default` is what holds where it is not given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortolanConfiguration {
+    /// `ipvs`.
+    pub ipvs: PortolanIpvs,
+}
+
+fields!(PortolanConfiguration { ipvs: "ipvs" });
+
+/// `ipvs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortolanIpvs {
+    /// `addresses`.
+    pub addresses: IpvsAddresses,
+}
+
+fields!(PortolanIpvs { addresses: "addresses" });
+
+/// How the node takes packets for a Service's addresses in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IpvsAddresses {
+    /// `routes`: a local route each. An address more costs the same however many there are.
+    #[default]
+    Routes,
+    /// `addresses`: an address each on `kube-ipvs0`, as kube-proxy does it, for whoever looks there.
+    Addresses,
+}
+
+impl Field for IpvsAddresses {
+    fn read(&mut self, tree: &Tree, at: &FieldPath, findings: &mut Findings) {
+        let mut text = String::new();
+        text.read(tree, at, findings);
+        match text.as_str() {
+            "" => {}
+            "routes" => *self = IpvsAddresses::Routes,
+            "addresses" => *self = IpvsAddresses::Addresses,
+            other => findings.errors.push(format!("{at}: {other:?} is not routes or addresses")),
+        }
+    }
+
+    fn write(&self) -> Option<Value> {
+        Some(Value::from(match self {
+            IpvsAddresses::Routes => "routes",
+            IpvsAddresses::Addresses => "addresses",
+        }))
+    }
+}

@@ -21,6 +21,7 @@ mod load;
 mod meant;
 mod portolan;
 mod quantity;
+mod settings;
 mod tree;
 mod v1alpha1;
 mod yaml;
@@ -34,6 +35,7 @@ pub use meant::{
 };
 pub use portolan::{IpvsAddresses, PortolanConfiguration};
 pub use quantity::Quantity;
+pub use settings::settings;
 pub use v1alpha1::{
     ClientConnection, ConntrackSection, DetectLocalSection, FormatOptions, IpTablesSection, IpvsSection,
     KubeProxyConfiguration, LoggingSection, NfTablesSection, OutputOptions, TimeOrDuration, VmoduleItem,

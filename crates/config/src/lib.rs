@@ -31,7 +31,7 @@ pub use duration::GoDuration;
 pub use load::{Error, Loaded, load, parse};
 pub use meant::{
     Client, Configuration, Conntrack, DetectLocal, IpTables, Ipvs, Logging, Mode, NfTables,
-    NodePortAddresses, Periods,
+    NodePortAddresses, NotAMode, Periods,
 };
 pub use portolan::{IpvsAddresses, PortolanConfiguration};
 pub use quantity::Quantity;

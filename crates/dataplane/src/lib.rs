@@ -11,10 +11,12 @@ pub mod nftables;
 mod plane;
 mod pool;
 mod program;
+mod shown;
 mod sysctl;
 mod write;
 
 pub use error::{Error, Failure, Report};
-pub use nftables::Drift;
+pub use nftables::{Drift, Preview};
 pub use plane::{Mode, Plane, PlaneOptions};
 pub use pool::{PoolId, Slot};
+pub use shown::{ShownFrontend, ShownService};

@@ -1,10 +1,10 @@
 //! One of the planes, and what all of them do.
 
 use crate::conntrack::{self, Suspects};
-use crate::nftables::{self, Drift};
-use crate::{Error, Report};
+use crate::nftables::{self, Drift, Preview};
+use crate::{Error, Report, ShownService};
 use model::Family;
-use plan::{Delta, NodeRules, ServiceRules};
+use plan::{Delta, NodeRules, Rules, ServiceRules};
 use std::fmt;
 use std::str::FromStr;
 
@@ -16,6 +16,9 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// All that are built.
+    pub const ALL: [Mode; 1] = [Mode::Nftables];
+
     /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -82,6 +85,20 @@ impl Plane {
     pub fn apply(&mut self, deltas: &[Delta]) -> Report {
         match self {
             Plane::Nftables(plane) => plane.apply(deltas),
+        }
+    }
+
+    /// The steps from what the kernel holds, or from nothing, to what a plan asks for, in words.
+    pub fn preview(&mut self, rules: &Rules, from_nothing: bool) -> Result<Vec<Preview>, Error> {
+        match self {
+            Plane::Nftables(plane) => plane.preview(rules, from_nothing),
+        }
+    }
+
+    /// What the kernel holds, read back as Services.
+    pub fn show(&mut self) -> Result<Vec<ShownService>, Error> {
+        match self {
+            Plane::Nftables(plane) => plane.show(),
         }
     }
 

@@ -8,12 +8,12 @@ pub(crate) enum Error {
     /// No manifest can be read at all.
     #[error(transparent)]
     Manifests(#[from] watch::Error),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Configuration(#[from] config::Error),
     /// A mode that this program has not.
     #[error("mode {0} is not built")]
     NotBuilt(&'static str),
-    /// A mode that does not exist or cannot work here.
-    #[error("{0}")]
-    Mode(String),
     /// Something that every program needs was refused.
     #[error("{0}")]
     Start(&'static str, #[source] io::Error),

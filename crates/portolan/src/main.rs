@@ -1,10 +1,13 @@
 //! The binary: arguments in, one subcommand out. What each does is in the module of its name.
 #![forbid(unsafe_code)]
 
+mod cleanup;
 mod error;
 mod node;
 mod output;
+mod plan;
 mod run;
+mod show;
 mod trace;
 
 use clap::{Parser, Subcommand};
@@ -22,6 +25,9 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Plan(plan::Arguments),
+    Show(show::Arguments),
+    Cleanup(cleanup::Arguments),
     Trace(trace::Arguments),
 }
 
@@ -30,6 +36,9 @@ fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     let done: Result<ExitCode, Error> = match command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Plan(arguments) => plan::run(arguments),
+        Command::Show(arguments) => show::run(&arguments),
+        Command::Cleanup(_) => cleanup::run(),
         Command::Trace(arguments) => trace::run(arguments),
     };
     done.unwrap_or_else(|error| {

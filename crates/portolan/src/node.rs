@@ -2,16 +2,17 @@
 
 use crate::error::Error;
 use clap::Args;
-use dataplane::Mode;
+use config::Configuration;
+use dataplane::{Mode, PlaneOptions};
 use model::{Family, Name};
 use netlink::{Route, Socket};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use plan::{NodePortAddresses, Settings};
+use plan::Settings;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use telemetry::info;
+use telemetry::{info, warn};
 
 /// What subcommands that are about this node share.
 #[derive(Args)]
@@ -20,11 +21,11 @@ pub(crate) struct NodeArguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// How to route: auto, ipvs, nftables, iptables or ebpf
-    #[arg(long, value_name = "MODE")]
-    mode: Option<String>,
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    mode: Option<config::Mode>,
     /// The node's name, if not the host's
     #[arg(long, value_name = "NAME")]
-    hostname_override: Option<String>,
+    pub(crate) hostname_override: Option<String>,
 }
 
 /// What a node needs to begin.
@@ -32,49 +33,62 @@ pub(crate) struct Prepared {
     pub(crate) configuration: Configuration,
     pub(crate) settings: Settings,
     pub(crate) mode: Mode,
-    pub(crate) families: Vec<Family>,
+    pub(crate) options: PlaneOptions,
 }
 
-pub(crate) struct Configuration {
-    pub(crate) conntrack: Conntrack,
-}
-pub(crate) struct Conntrack {
-    pub(crate) tcp_be_liberal: bool,
-}
-impl Configuration {
-    pub(crate) fn sync_period(&self, _: &str) -> Duration {
-        Duration::from_secs(30)
+impl Prepared {
+    /// How long drift may go unnoticed.
+    pub(crate) fn sync_period(&self) -> Duration {
+        self.configuration.periods(configured(self.mode)).sync
     }
 }
 
 impl NodeArguments {
-    /// Reads the configuration and looks at the node.
-    pub(crate) fn prepare(&self, _manifests: Option<&Path>) -> Result<Prepared, Error> {
-        let node_name = match &self.hostname_override {
+    /// Reads the configuration and looks at the node. The command line wins over the file.
+    pub(crate) fn prepare(&self) -> Result<Prepared, Error> {
+        let configuration = load(self.config.as_deref())?;
+        let name = self.hostname_override.as_ref().or(configuration.hostname_override.as_ref());
+        let node_name = match name {
             Some(name) => name.trim().to_lowercase(),
             None => hostname()?,
         };
-        let mode = choose_mode(self.mode.as_deref().unwrap_or("auto"))?;
-        let settings = Settings {
-            node_name: Name::from(node_name),
-            interface_addresses: interface_addresses()?,
-            localhost_node_ports: true,
-            node_ports: NodePortAddresses::Primary,
-            ..Settings::default()
-        };
-        let configuration = Configuration { conntrack: Conntrack { tcp_be_liberal: false } };
-        Ok(Prepared { configuration, settings, mode, families: families() })
+        let mode = choose_mode(self.mode.unwrap_or(configuration.mode))?;
+        let settings =
+            config::settings(&configuration, configured(mode), Name::from(node_name), interface_addresses()?);
+        let options =
+            PlaneOptions { families: families(), drop_invalid: !configuration.conntrack.tcp_be_liberal };
+        Ok(Prepared { configuration, settings, mode, options })
     }
 }
 
-/// Picks the mode and says why.
-fn choose_mode(asked: &str) -> Result<Mode, Error> {
+fn mode(text: &str) -> Result<config::Mode, config::NotAMode> {
+    text.parse()
+}
+
+/// Reads a configuration file, or takes the defaults; oddities go to the log.
+pub(crate) fn load(file: Option<&Path>) -> Result<Configuration, Error> {
+    let Some(file) = file else { return Ok(Configuration::default()) };
+    let config::Loaded { configuration, warnings, .. } = config::load(file)?;
+    warnings.iter().for_each(|warning| warn!("{warning}"));
+    Ok(configuration)
+}
+
+/// A mode in the configuration's words.
+pub(crate) fn configured(mode: Mode) -> config::Mode {
+    match mode {
+        Mode::Nftables => config::Mode::NfTables,
+    }
+}
+
+/// Picks the mode and says why. A mode that was asked for by name and cannot be had is an error.
+fn choose_mode(asked: config::Mode) -> Result<Mode, Error> {
     match asked {
-        "" | "auto" => {
-            info!("mode nftables: chosen because this build has no other");
+        config::Mode::Auto => {
+            info!("mode nftables: the best of those that are built");
             Ok(Mode::Nftables)
         }
-        asked => asked.parse().map_err(Error::Mode),
+        config::Mode::NfTables => Ok(Mode::Nftables),
+        other => Err(Error::NotBuilt(other.name())),
     }
 }
 

@@ -7,6 +7,9 @@ use std::fmt::Display;
 /// are 2, which `clap` sees to; 1 is an answer that is no.)
 pub(crate) const CANNOT: u8 = 3;
 
+/// The exit code when the answer is no.
+pub(crate) const NO: u8 = 1;
+
 /// Says why it could not be done, with all causes.
 pub(crate) fn error(error: &dyn Error) {
     eprintln!("portolan: {}", chain(error));

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::node;
 use clap::Args;
 use dataplane::conntrack::Suspects;
-use dataplane::{Drift, Mode, Plane, PlaneOptions, Report};
+use dataplane::{Drift, Mode, Plane, Report};
 use model::{Change, Cluster, Touched};
 use nix::sys::signal::{SigSet, Signal};
 use plan::Planner;
@@ -54,13 +54,12 @@ enum Event {
 /// Runs the daemon.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     telemetry::log::set_up(arguments.verbosity, arguments.format == "json");
-    let node::Prepared { configuration, settings, mode, families } =
-        arguments.node.prepare(Some(&arguments.manifests))?;
+    let prepared = arguments.node.prepare()?;
+    let sync_period = prepared.sync_period();
+    let node::Prepared { configuration: _, settings, mode, options } = prepared;
     let (sender, events) = sync_channel(EVENTS_MAX);
     stop_on_signals(sender.clone())?;
-    let drop_invalid = !configuration.conntrack.tcp_be_liberal;
-    let plane = Plane::open(mode, &PlaneOptions { families, drop_invalid })?;
-    let sync_period = configuration.sync_period(mode.name());
+    let plane = Plane::open(mode, &options)?;
     let mut daemon = Daemon::new(mode, plane, Planner::new(settings), sync_period);
     let deliver = move |batch| sender.send(Event::Changes(batch)).is_ok();
     let source = Directory::watch(&arguments.manifests, Keep { names: false }, deliver)?;

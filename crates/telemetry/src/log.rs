@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 static JSON: AtomicBool = AtomicBool::new(false);
+static QUIET: AtomicBool = AtomicBool::new(false);
 
 /// How serious an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,11 @@ pub fn set_up(verbosity: u8, json: bool) {
     JSON.store(json, Ordering::Relaxed);
 }
 
+/// Says nothing but what is wrong: for programs whose output is an answer.
+pub fn quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
 /// Whether events of this level are told.
 pub fn speaks(level: u8) -> bool {
     VERBOSITY.load(Ordering::Relaxed) >= level
@@ -35,6 +41,9 @@ pub fn speaks(level: u8) -> bool {
 
 /// Tells an event. A log that cannot be written to is no reason to stop.
 pub fn tell(severity: Severity, text: fmt::Arguments<'_>) {
+    if severity == Severity::Info && QUIET.load(Ordering::Relaxed) {
+        return;
+    }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let line = if JSON.load(Ordering::Relaxed) {
         let name = match severity {

@@ -190,6 +190,46 @@ impl Kernel {
         Ok(image.pools)
     }
 
+    /// Writes into the batch what puts the fixed program right, and says in words what that is, and
+    /// whether the table that is there must go first.
+    fn draft_program(&mut self) -> Result<(Vec<String>, bool), Error> {
+        let mut said = Vec::new();
+        let exists = self.exists()?;
+        let mut installed = match exists {
+            true => Installed::read(&mut self.socket, self.table)?,
+            false => Installed::default(),
+        };
+        self.batch.clear();
+        self.source_lengths = source_lengths(&installed);
+        let shape = program(self.family, &self.options, &BTreeSet::new(), &self.source_lengths);
+        let usable = exists && !needs_new_table(&installed, &shape);
+        if exists && !usable {
+            said.push(format!("- table {} of another make", self.table));
+            installed = Installed::default();
+            self.source_lengths.clear();
+        }
+        if !usable {
+            self.batch.add_table(self.table, &[]);
+            said.push(format!("+ table {}", self.table));
+        }
+        let has_maps = ruleset::fixed_verdicts().iter().all(|(map, ..)| installed.sets.contains_key(*map));
+        let picks = if has_maps { self.picks()? } else { BTreeSet::new() };
+        let missing = if has_maps { self.missing_verdicts()? } else { ruleset::fixed_verdicts() };
+        let program = program(self.family, &self.options, &picks, &self.source_lengths);
+        said.extend(install(self.table, &installed, &program, &mut self.batch));
+        for (map, code, chain) in missing {
+            self.verdict(map, &code.to_ne_bytes(), chain);
+            said.push(format!("+ way from {map} to {chain}"));
+        }
+        Ok((said, exists && !usable))
+    }
+
+    /// What putting the fixed program right would take, in words.
+    pub fn preview(&mut self, options: Options) -> Result<Vec<String>, Error> {
+        self.options = options;
+        Ok(self.draft_program()?.0)
+    }
+
     fn write(&mut self, step: &Step) {
         match step {
             Step::Put(element) => self.put(element),
@@ -294,38 +334,13 @@ impl Tables for Kernel {
     }
 
     fn install(&mut self) -> Result<Vec<String>, Error> {
-        let mut said = Vec::new();
-        let exists = self.exists()?;
-        let mut installed = match exists {
-            true => Installed::read(&mut self.socket, self.table)?,
-            false => Installed::default(),
-        };
-        self.batch.clear();
-        self.source_lengths = source_lengths(&installed);
-        let none = BTreeSet::new();
-        let shape = program(self.family, &self.options, &none, &self.source_lengths);
-        let usable = exists && !needs_new_table(&installed, &shape);
-        if exists && !usable {
+        let (said, replace) = self.draft_program()?;
+        if replace {
             // In a commit of its own: beside the old chains, the kernel counts the new as too deep.
+            let program = std::mem::take(&mut self.batch);
             self.batch.delete_table(self.table);
             self.send("replace")?;
-            self.batch.clear();
-            said.push(format!("- table {} of another make", self.table));
-            installed = Installed::default();
-            self.source_lengths.clear();
-        }
-        if !usable {
-            self.batch.add_table(self.table, &[]);
-            said.push(format!("+ table {}", self.table));
-        }
-        let has_maps = ruleset::fixed_verdicts().iter().all(|(map, ..)| installed.sets.contains_key(*map));
-        let picks = if has_maps { self.picks()? } else { BTreeSet::new() };
-        let missing = if has_maps { self.missing_verdicts()? } else { ruleset::fixed_verdicts() };
-        let program = program(self.family, &self.options, &picks, &self.source_lengths);
-        said.extend(install(self.table, &installed, &program, &mut self.batch));
-        for (map, code, chain) in missing {
-            self.verdict(map, &code.to_ne_bytes(), chain);
-            said.push(format!("+ way from {map} to {chain}"));
+            self.batch = program;
         }
         if !said.is_empty() {
             self.send("install")?;

@@ -4,10 +4,12 @@ use super::half::{Half, Tables};
 use super::image::Image;
 use super::kernel::Kernel;
 use super::ruleset::Options;
+use super::show::services;
+use super::steps::{Step, steps};
 use crate::sysctl::{self, Sysctl};
-use crate::{Error, Report};
+use crate::{Error, Report, ShownService};
 use model::Family;
-use plan::{Delta, NodeRules, ServiceRules};
+use plan::{Delta, NodeRules, Rules, ServiceRules};
 
 /// The nftables plane of one node.
 #[derive(Debug)]
@@ -16,6 +18,15 @@ pub struct Plane {
     drop_invalid: bool,
     /// The ruleset's generation if nobody but us changes it.
     generation: u32,
+}
+
+/// One commit in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    /// In the tables of which family.
+    pub family: Family,
+    /// Its steps.
+    pub steps: Vec<String>,
 }
 
 /// What a look at the kernel showed.
@@ -85,6 +96,28 @@ impl Plane {
         Ok(Drift::Elsewhere)
     }
 
+    /// The steps from what the kernel holds, or from nothing, to what these Services ask for, in
+    /// words: those of the fixed program first, then each commit's.
+    pub fn preview(&mut self, rules: &Rules, from_nothing: bool) -> Result<Vec<Preview>, Error> {
+        let mut previews = Vec::new();
+        for half in &mut self.halves {
+            let family = half.family();
+            let options = Options { node: rules.node.clone(), drop_invalid: self.drop_invalid };
+            let (program, has) = match from_nothing {
+                true => (vec![format!("+ table {}", half.tables().name())], Image::default()),
+                false => (half.tables().preview(options)?, half.tables().read()?.unwrap_or_default()),
+            };
+            if !program.is_empty() {
+                previews.push(Preview { family, steps: program });
+            }
+            for commit in steps(&has, &Image::of(rules, family)) {
+                let steps = commit.iter().flat_map(|group| &group.steps).map(Step::to_string).collect();
+                previews.push(Preview { family, steps });
+            }
+        }
+        Ok(previews)
+    }
+
     /// Takes our tables away.
     pub fn remove(&mut self) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
@@ -94,6 +127,12 @@ impl Plane {
             }
         }
         Ok(removed)
+    }
+
+    /// What the kernel holds, read back as Services.
+    pub fn show(&mut self) -> Result<Vec<ShownService>, Error> {
+        let images = self.read()?;
+        Ok(images.iter().filter_map(|(_, image)| image.as_ref()).flat_map(services).collect())
     }
 
     /// Reads what the kernel holds, one image for each family; `None` where there are no tables.

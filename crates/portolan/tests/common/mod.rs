@@ -4,27 +4,27 @@
 use lab::{Host, Lab, Node, Process, Protocol, Server};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take to come about.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// The ClusterIP of the Service under test.
-pub const CLUSTER_IP: &str = "10.96.0.10";
+pub(crate) const CLUSTER_IP: &str = "10.96.0.10";
 /// Its NodePort.
-pub const NODE_PORT: u16 = 30080;
+pub(crate) const NODE_PORT: u16 = 30080;
 /// The port of its backends.
 const BACKEND_PORT: u16 = 8080;
 
 /// Two nodes, pods on both, a client outside, and one Service, `shop/web`.
-pub struct Bench {
-    pub lab: Lab,
-    pub node: Node,
-    pub outside: Host,
-    pub client: Host,
-    pub backends: Vec<Host>,
+pub(crate) struct Bench {
+    _lab: Lab,
+    pub(crate) node: Node,
+    pub(crate) outside: Host,
+    pub(crate) client: Host,
+    pub(crate) backends: Vec<Host>,
     _servers: Vec<Server>,
     manifests: PathBuf,
     program: Option<Process>,
@@ -32,7 +32,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn new(mode: &'static str, backends: usize) -> Bench {
+    pub(crate) fn new(mode: &'static str, backends: usize) -> Bench {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let manifests = std::env::temp_dir().join(format!("portolan-test-{}-{number}", std::process::id()));
@@ -51,7 +51,7 @@ impl Bench {
             hosts.push(pod);
         }
         let bench = Bench {
-            lab,
+            _lab: lab,
             node,
             outside,
             client,
@@ -72,16 +72,16 @@ impl Bench {
         bench
     }
 
-    pub fn cluster_ip(&self) -> SocketAddr {
+    pub(crate) fn cluster_ip(&self) -> SocketAddr {
         SocketAddr::new(CLUSTER_IP.parse().expect("an address"), 80)
     }
 
-    pub fn node_port(&self) -> SocketAddr {
+    pub(crate) fn node_port(&self) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(self.node.ipv4()), NODE_PORT)
     }
 
     /// The Service's endpoints are now these, by number.
-    pub fn endpoints(&self, ready: &[usize]) {
+    pub(crate) fn endpoints(&self, ready: &[usize]) {
         let mut text = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: web-1\n  namespace: shop\n  labels: {kubernetes.io/service-name: web}\naddressType: IPv4\nports: [{name: http, port: 8080, protocol: TCP}]\nendpoints:\n".to_owned();
         for index in ready {
             let node = if index % 2 == 0 { "node-a" } else { "node-b" };
@@ -100,7 +100,7 @@ impl Bench {
     }
 
     /// Starts the program and returns once the Service answers.
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.spawn();
         self.until("the Service answers", |bench| {
             bench.client.ask(Protocol::Tcp, bench.cluster_ip()).is_ok()
@@ -108,7 +108,7 @@ impl Bench {
     }
 
     /// Starts the program and does not wait.
-    pub fn spawn(&mut self) {
+    pub(crate) fn spawn(&mut self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
         command.args(["run", "--mode", self.mode, "--hostname-override", "node-a", "--manifests"]);
         command.arg(&self.manifests).stdin(Stdio::null());
@@ -116,12 +116,12 @@ impl Bench {
     }
 
     /// Ends the program as a crash would.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.program = None;
     }
 
     /// Waits for something to come about.
-    pub fn until(&self, what: &str, mut is: impl FnMut(&Bench) -> bool) {
+    pub(crate) fn until(&self, what: &str, mut is: impl FnMut(&Bench) -> bool) {
         let begin = Instant::now();
         while !is(self) {
             assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
@@ -130,7 +130,7 @@ impl Bench {
     }
 
     /// What a tool prints in the node's namespace.
-    pub fn tool(&self, command: &str) -> String {
+    pub(crate) fn tool(&self, command: &str) -> String {
         let mut words = command.split_whitespace();
         let mut tool = Command::new(words.next().expect("a tool"));
         tool.args(words).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -139,10 +139,6 @@ impl Bench {
         let mut out = process.child().stdout.take().expect("a pipe");
         std::io::Read::read_to_string(&mut out, &mut text).expect("text");
         text
-    }
-
-    pub fn manifests(&self) -> &Path {
-        &self.manifests
     }
 }
 

@@ -55,14 +55,14 @@ fn killed_and_started_again_under_load() {
     let load = load.start(&[&bench.client]).expect("a load");
     for moment in 0..20 {
         bench.kill();
-        assert_eq!(tables(&bench), before, "after kill {moment}");
+        assert!(tables(&bench) == before, "the tables changed after kill {moment}");
         bench.spawn();
         // Killed while it reads, adopts, compares or idles, as it happens.
         std::thread::sleep(Duration::from_millis(moment * 7));
     }
     bench.kill();
     bench.start();
-    assert_eq!(tables(&bench), before);
+    assert!(tables(&bench) == before, "the tables are not as before");
     let report = load.stop().expect("a report");
     assert_eq!(report.failed(), 0, "{report}");
 }
@@ -112,8 +112,8 @@ fn flushed_tables_come_back() {
         "nft insert rule ip portolan services drop",
         "nft add chain ip portolan foreign",
     ] {
+        // Succeeds, so it did something; what it did may be mended before anybody could look.
         bench.tool(vandalism);
-        assert_ne!(tables(&bench), before, "{vandalism} does something");
         bench.until(&format!("the tables are as before {vandalism}"), |bench| tables(bench) == before);
         assert!(bench.client.ask(Protocol::Tcp, bench.cluster_ip()).is_ok(), "{vandalism}");
     }

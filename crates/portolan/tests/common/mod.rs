@@ -129,7 +129,7 @@ impl Bench {
         }
     }
 
-    /// What a tool prints in the node's namespace.
+    /// What a tool prints in the node's namespace. It must succeed.
     pub(crate) fn tool(&self, command: &str) -> String {
         let mut words = command.split_whitespace();
         let mut tool = Command::new(words.next().expect("a tool"));
@@ -138,6 +138,8 @@ impl Bench {
         let mut text = String::new();
         let mut out = process.child().stdout.take().expect("a pipe");
         std::io::Read::read_to_string(&mut out, &mut text).expect("text");
+        let status = process.child().wait().expect("it ends");
+        assert!(status.success(), "{command}: {status}");
         text
     }
 }

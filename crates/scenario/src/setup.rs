@@ -1,8 +1,9 @@
 //! What a scenario takes for granted: the nodes, and how the node under test is configured.
 
 use crate::{Block, Mode, Scenario};
+use config::Configuration;
 use model::{Object, parse_ip};
-use plan::{NodePortAddresses, Settings};
+use plan::Settings;
 use std::net::IpAddr;
 use watch::{Keep, Loaded, Problem, Severity};
 
@@ -25,22 +26,39 @@ pub(crate) struct Setup {
 }
 
 /// The modes that a scenario holds for: the one that its configuration names, else all.
-pub(crate) fn modes(_scenario: &Scenario) -> Result<Vec<Mode>, String> {
-    Ok(Mode::ALL.to_vec())
+pub(crate) fn modes(scenario: &Scenario) -> Result<Vec<Mode>, String> {
+    match configuration(scenario)?.mode {
+        config::Mode::Auto => Ok(Mode::ALL.to_vec()),
+        config::Mode::NfTables => Ok(vec![Mode::Nftables]),
+        config::Mode::Ipvs => Ok(vec![Mode::Ipvs]),
+        other => Err(format!("mode {other}: no scenario can be run in it")),
+    }
 }
 
 pub(crate) fn setup(scenario: &Scenario, mode: Mode) -> Result<Setup, String> {
-    if scenario.config.is_some() {
-        return Err("config not yet".into());
-    }
-    let settings = Settings {
-        node_name: NODE.into(),
-        node_ports: if mode == Mode::Nftables { NodePortAddresses::Primary } else { NodePortAddresses::All },
-        localhost_node_ports: true,
-        ..Settings::default()
-    };
+    let configuration = configuration(scenario)?;
+    let settings = config::settings(&configuration, as_configured(mode), NODE.into(), vec![]);
     let node_addresses = NODE_ADDRESSES.into_iter().filter_map(address).collect();
     Ok(Setup { settings, node_addresses, nodes: nodes(scenario)? })
+}
+
+fn as_configured(mode: Mode) -> config::Mode {
+    match mode {
+        Mode::Nftables => config::Mode::NfTables,
+        Mode::Ipvs => config::Mode::Ipvs,
+    }
+}
+
+/// The configuration of the node under test. Nothing may be odd about it.
+fn configuration(scenario: &Scenario) -> Result<Configuration, String> {
+    let Some(block) = &scenario.config else { return Ok(Configuration::default()) };
+    let loaded = config::parse(&at_its_line(block), &scenario.path).map_err(|error| error.to_string())?;
+    if loaded.warnings.is_empty() { Ok(loaded.configuration) } else { Err(loaded.warnings.join("\n")) }
+}
+
+/// A section with empty lines in front, so that lines are numbered as in the file.
+fn at_its_line(block: &Block) -> String {
+    "\n".repeat(block.line.saturating_sub(1)) + &block.text
 }
 
 /// An address, `None` where the text is none.
@@ -59,9 +77,7 @@ fn nodes(scenario: &Scenario) -> Result<Vec<Object>, String> {
 
 /// Reads the manifests of a section.
 pub(crate) fn load(scenario: &Scenario, block: &Block) -> Loaded {
-    // Empty lines in front, so that lines are numbered as in the file.
-    let text = "\n".repeat(block.line.saturating_sub(1)) + &block.text;
-    watch::parse(&scenario.path, text.as_bytes(), Keep::default())
+    watch::parse(&scenario.path, at_its_line(block).as_bytes(), Keep::default())
 }
 
 /// What is said of a manifest, without the place.

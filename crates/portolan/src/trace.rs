@@ -1,16 +1,17 @@
 //! `portolan trace`: asks the plan what becomes of one packet. The kernel is not asked and not
-//! touched; the same manifests and flags give the same answer on any machine.
+//! touched; the same manifests, configuration and flags give the same answer on any machine.
 
 use crate::error::Error;
 use crate::output;
-use clap::{Args, ValueEnum};
+use clap::Args;
+use config::{Configuration, Mode};
 use model::{Change, Cluster, Family, PortName, Protocol, parse_ip};
-use plan::{FrontendKind, NodePortAddresses, Packet, Rules, Settings, Verdict, VerdictKind};
+use plan::{FrontendKind, Packet, Rules, Settings, Verdict, VerdictKind};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use watch::{Keep, Severity};
 
@@ -23,8 +24,11 @@ pub(crate) struct Arguments {
     /// The node that the packet is on
     #[arg(long, value_name = "NAME")]
     node: String,
-    /// The mode, if not the configuration's
-    #[arg(long, value_name = "MODE")]
+    /// A KubeProxyConfiguration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The mode, if not the configuration's: auto, ipvs, nftables or iptables
+    #[arg(long, value_name = "MODE", value_parser = mode)]
     mode: Option<Mode>,
     /// An address on the node's interfaces (repeatable); without it, those of the Node object
     #[arg(long = "node-address", value_name = "IP", value_parser = address)]
@@ -46,13 +50,8 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Mode {
-    Auto,
-    Ipvs,
-    Nftables,
-    Iptables,
-    Ebpf,
+fn mode(text: &str) -> Result<Mode, String> {
+    text.parse().map_err(|error: <Mode as std::str::FromStr>::Err| error.to_string())
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {
@@ -82,14 +81,14 @@ fn protocol(text: &str) -> Result<Protocol, String> {
 
 /// Answers one question.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let Arguments { manifests, node, mode, node_addresses, from, to, protocol, in_interface, json } =
+    let Arguments { manifests, node, config, mode, node_addresses, from, to, protocol, in_interface, json } =
         arguments;
     if Family::of(from) != Family::of(to.ip()) {
         usage(format_args!("--from {from} and --to {to} are not of one family"));
     }
     let cluster = load(&manifests)?;
-    let settings = settings(mode.unwrap_or(Mode::Auto), &node, &node_addresses)?;
-    let on_interfaces = on_interfaces(&cluster, &node, node_addresses);
+    let settings = settings(config.as_deref(), mode, &node, &node_addresses)?;
+    let on_interfaces = on_interfaces(&cluster, &settings, node_addresses);
     let rules = plan::rules(&cluster, &settings);
     let packet = Packet { from, interface: in_interface, to: to.ip(), port: to.port(), protocol };
     let verdict = plan::trace(&rules, &on_interfaces, &packet);
@@ -107,7 +106,7 @@ fn usage(what: impl std::fmt::Display) -> ! {
     crate::Arguments::command().error(clap::error::ErrorKind::ValueValidation, what).exit()
 }
 
-fn load(manifests: &std::path::Path) -> Result<Cluster, Error> {
+fn load(manifests: &Path) -> Result<Cluster, Error> {
     let mut cluster = Cluster::new();
     let problems = watch::load_each(manifests, Keep::default(), |object| {
         cluster.apply(Change::Apply(object));
@@ -121,23 +120,30 @@ fn load(manifests: &std::path::Path) -> Result<Cluster, Error> {
     Ok(cluster)
 }
 
-fn settings(mode: Mode, node: &str, given: &[IpAddr]) -> Result<Settings, Error> {
-    let node_ports = match mode {
-        Mode::Auto | Mode::Nftables => NodePortAddresses::Primary,
-        Mode::Ipvs | Mode::Iptables => NodePortAddresses::All,
-        Mode::Ebpf => return Err(Error::NotBuilt("ebpf")),
+/// What the plan needs to know. The mode on the command line wins over the file's.
+fn settings(
+    file: Option<&Path>,
+    mode: Option<Mode>,
+    node: &str,
+    given: &[IpAddr],
+) -> Result<Settings, Error> {
+    let configuration = match file {
+        Some(file) => {
+            let config::Loaded { configuration, warnings, .. } = config::load(file)?;
+            warnings.iter().for_each(output::warning);
+            configuration
+        }
+        None => Configuration::default(),
     };
-    Ok(Settings {
-        node_name: node.into(),
-        interface_addresses: given.to_vec(),
-        node_ports,
-        localhost_node_ports: true,
-        ..Settings::default()
-    })
+    match mode.unwrap_or(configuration.mode) {
+        Mode::Ebpf => Err(Error::NotBuilt("ebpf")),
+        mode => Ok(config::settings(&configuration, mode, node.into(), given.to_vec())),
+    }
 }
 
 /// The addresses on the node's interfaces, as far as anybody says.
-fn on_interfaces(cluster: &Cluster, node: &str, given: Vec<IpAddr>) -> Vec<IpAddr> {
+fn on_interfaces(cluster: &Cluster, settings: &Settings, given: Vec<IpAddr>) -> Vec<IpAddr> {
+    let node = &settings.node_name;
     let known = cluster.node(node);
     if known.is_none() {
         output::warning(format_args!("no Node {node} in the manifests: it has no zone and no pod networks"));
@@ -145,7 +151,9 @@ fn on_interfaces(cluster: &Cluster, node: &str, given: Vec<IpAddr>) -> Vec<IpAdd
     if !given.is_empty() {
         return given;
     }
-    let addresses = known.map_or_else(Vec::new, |node| node.addresses.clone());
+    // The address to bind to is one of the node's, whatever the Node object says.
+    let own = known.map_or(&[][..], |node| &node.addresses);
+    let addresses = [&settings.node_addresses, own].concat();
     if addresses.is_empty() {
         output::warning(format_args!(
             "no address of {node} is known: it serves no NodePorts but at 127.0.0.1"

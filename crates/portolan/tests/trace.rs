@@ -149,6 +149,92 @@ fn node_addresses_can_be_given_and_the_mode_says_which_serve_node_ports() {
     assert_eq!(ask(&manifests, &format!("{flow} {both} --mode iptables"))["verdict"], "dnat");
 }
 
+const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+
+/// A configuration beside the manifests' directory.
+fn configuration(name: &str, text: &str) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-config.yaml"));
+    fs::write(&path, format!("{HEADER}{text}")).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn the_configuration_counts() {
+    let manifests = shop("configured");
+    let (cluster_ip, node_port) = ("--to 10.96.0.10:80", "--to 127.0.0.1:30080");
+    let own = configuration("own", "clusterCIDR: 10.244.0.0/16\n");
+    let all = configuration("all", "nftables: {masqueradeAll: true}\niptables: {masqueradeAll: false}\n");
+    let bridge =
+        configuration("bridge", "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}\n");
+    let off = configuration("off", "iptables: {localhostNodePorts: false}\n");
+    let bound = configuration("bound", "bindAddress: 172.19.0.2\n");
+    let cases = [
+        (format!("--from 203.0.113.1 {cluster_ip}"), "masquerade", json!(false)),
+        (format!("--from 203.0.113.1 {cluster_ip} --config {own}"), "masquerade", json!(true)),
+        (format!("--from 10.244.1.5 {cluster_ip} --config {own}"), "masquerade", json!(false)),
+        (format!("--from 10.244.1.5 {cluster_ip} --config {all}"), "masquerade", json!(true)),
+        (format!("--from 10.244.1.5 {cluster_ip} --config {all} --mode ipvs"), "masquerade", json!(false)),
+        (
+            format!("--from 10.244.1.5 {cluster_ip} --config {bridge} --in-interface cni0"),
+            "masquerade",
+            json!(false),
+        ),
+        (
+            format!("--from 10.244.1.5 {cluster_ip} --config {bridge} --in-interface eth0"),
+            "masquerade",
+            json!(true),
+        ),
+        (format!("--from 127.0.0.1 {node_port}"), "verdict", json!("dnat")),
+        (format!("--from 127.0.0.1 {node_port} --config {off}"), "verdict", json!("pass")),
+        ("--from 10.0.0.1 --to 172.19.0.2:30080".to_owned(), "verdict", json!("pass")),
+        (format!("--from 10.0.0.1 --to 172.19.0.2:30080 --config {bound}"), "verdict", json!("drop")),
+        (format!("--from 10.0.0.1 --to 172.18.0.2:30080 --config {bound}"), "verdict", json!("pass")),
+    ];
+    for (arguments, field, want) in cases {
+        assert_eq!(ask(&manifests, &arguments)[field], want, "{arguments}");
+    }
+}
+
+#[test]
+fn the_mode_on_the_command_line_wins_over_the_files() {
+    let manifests = shop("modes");
+    let ipvs = configuration("ipvs", "mode: ipvs\n");
+    let flow = format!(
+        "--from fd00::1 --to [fd00:172:19::2]:30080 \
+         --node-address fd00:172:18::2 --node-address fd00:172:19::2 --config {ipvs}"
+    );
+    assert_eq!(ask(&manifests, &flow)["verdict"], "dnat");
+    assert_eq!(ask(&manifests, &format!("{flow} --mode nftables"))["verdict"], "pass");
+    assert_eq!(ask(&manifests, &format!("{flow} --mode auto"))["verdict"], "pass");
+    let output = portolan(&manifests, &format!("--node node-a {flow} --mode ebpf"));
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("mode ebpf is not built"));
+}
+
+#[test]
+fn what_is_odd_in_a_configuration_is_warned_about_and_what_is_wrong_ends_it() {
+    let manifests = shop("odd-configuration");
+    let flow = "--node node-a --json --from 10.244.1.5 --to 10.96.0.10:80";
+    let odd = configuration("odd", "clusterCIRD: 10.244.0.0/16\n");
+    let output = portolan(&manifests, &format!("{flow} --config {odd}"));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("warning: ") && stderr.contains("clusterCIRD"), "{stderr}");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["verdict"], "dnat");
+
+    let bad = configuration("bad", "clusterCIDR: 10.244.0.0\n");
+    let missing = configuration("missing", "");
+    fs::remove_file(&missing).unwrap();
+    for (file, says) in [(bad, "clusterCIDR"), (missing, "No such file")] {
+        let output = portolan(&manifests, &format!("{flow} --config {file}"));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert!(output.stdout.is_empty());
+        assert!(stderr.contains(&file) && stderr.contains(says), "{stderr}");
+    }
+}
+
 #[test]
 fn a_single_file_and_leading_zeros_will_do() {
     let manifests = shop("file").join("shop.yaml");

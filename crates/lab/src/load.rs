@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -112,6 +112,22 @@ struct Shared {
     stop: AtomicBool,
     answered: AtomicU64,
     failed: AtomicU64,
+    /// Connections that begin now belong to this phase.
+    phase: AtomicUsize,
+    phases: Mutex<Vec<BTreeMap<String, u64>>>,
+}
+
+impl Shared {
+    fn count(&self, backend: &str, phase: usize) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        let mut phases = self.phases.lock().unwrap_or_else(PoisonError::into_inner);
+        if phases.len() <= phase {
+            phases.resize_with(phase + 1, BTreeMap::new);
+        }
+        if let Some(phase) = phases.get_mut(phase) {
+            *phase.entry(backend.to_owned()).or_default() += 1;
+        }
+    }
 }
 
 impl Running {
@@ -125,6 +141,17 @@ impl Running {
         self.shared.failed.load(Ordering::Relaxed)
     }
 
+    /// Connections that begin from now on are counted apart, so that those which began before
+    /// something happened can be told from those that began after it, however late their answer.
+    pub fn next_phase(&self) {
+        self.shared.phase.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many each backend has answered so far, by the phase in which the connection began.
+    pub fn phases(&self) -> Vec<BTreeMap<String, u64>> {
+        self.shared.phases.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Waits until all connections are made and answered or failed.
     ///
     /// # Errors
@@ -135,6 +162,7 @@ impl Running {
             let part = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             report.merge(part);
         }
+        report.phases = self.phases();
         Ok(report)
     }
 
@@ -163,6 +191,8 @@ impl Drop for Running {
 pub struct Report {
     /// So many were answered by this backend.
     pub per_backend: BTreeMap<String, u64>,
+    /// The same, by the phase in which the connection began.
+    pub phases: Vec<BTreeMap<String, u64>>,
     /// So many failed in this way.
     pub failures: BTreeMap<Failure, u64>,
     /// From the first packet to the answer, of those answered.
@@ -193,7 +223,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { per_backend: _, failures, latencies } = self;
+        let Report { per_backend: _, phases: _, failures, latencies } = self;
         write!(out, "{} answered, {} failed", self.answered(), self.failed())?;
         for (failure, count) in failures {
             write!(out, ", {count} {failure}")?;
@@ -206,6 +236,7 @@ impl fmt::Display for Report {
 struct Flight {
     socket: Socket,
     began: Instant,
+    phase: usize,
     asked: bool,
     line: Vec<u8>,
 }
@@ -272,9 +303,11 @@ impl<'a> Flights<'a> {
 
     fn begin(&mut self, turn: u64) {
         let began = Instant::now();
+        let phase = self.shared.phase.load(Ordering::SeqCst);
         match self.connect(turn) {
             Ok(socket) => {
-                self.flights.insert(turn, Flight { socket, began, asked: false, line: Vec::new() });
+                let flight = Flight { socket, began, phase, asked: false, line: Vec::new() };
+                self.flights.insert(turn, flight);
                 self.deadlines.push_back((began + self.load.timeout, turn));
             }
             Err(error) => self.fail(error.into()),
@@ -300,15 +333,15 @@ impl<'a> Flights<'a> {
         let Some(flight) = self.flights.get_mut(&turn) else { return };
         let outcome = match flight.go_on() {
             Ok(None) => return,
-            Ok(Some(reply)) => Ok((reply, flight.began.elapsed())),
+            Ok(Some(reply)) => Ok((reply, flight.phase, flight.began.elapsed())),
             Err(failure) => Err(failure),
         };
         // Dropping the flight closes its socket, which takes it out of the epoll set.
         self.flights.remove(&turn);
         match outcome {
-            Ok((reply, latency)) => {
+            Ok((reply, phase, latency)) => {
+                self.shared.count(&reply.backend, phase);
                 *self.report.per_backend.entry(reply.backend).or_default() += 1;
-                self.shared.answered.fetch_add(1, Ordering::Relaxed);
                 self.latencies.push(latency);
             }
             Err(failure) => self.fail(failure),

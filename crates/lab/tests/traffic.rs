@@ -72,6 +72,27 @@ fn a_load_sees_what_happens_under_it_and_stops_when_told() {
 }
 
 #[test]
+fn a_load_counts_its_phases_apart() {
+    let (_lab, node, one, two) = two_pods();
+    let first = one.serve(Tcp, 80).unwrap();
+    let running = Load::new(Tcp, (one.ipv4(), 80)).and((two.ipv4(), 80)).per_second(200);
+    let running = running.start(&[&node]).unwrap();
+    eventually("an answer", || running.answered() > 0);
+    let _second = two.serve(Tcp, 80).unwrap();
+    running.next_phase();
+    eventually("an answer of the second", || running.phases().get(1).is_some_and(|p| p.contains_key("two")));
+    drop(first);
+    running.next_phase();
+    let before = running.answered();
+    eventually("another answer", || running.answered() > before);
+    let report = running.stop().unwrap();
+    assert!(!report.phases[0].contains_key("two"), "{report:?}");
+    assert!(!report.phases[2].contains_key("one"), "{report:?}");
+    let together: u64 = report.phases.iter().flat_map(|phase| phase.values()).sum();
+    assert_eq!(together, report.answered());
+}
+
+#[test]
 fn held_connections_live_through_what_does_not_concern_them() {
     let (mut lab, node, one, two) = two_pods();
     let server = one.serve(Tcp, 80).unwrap();

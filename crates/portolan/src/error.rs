@@ -20,6 +20,29 @@ pub(crate) enum Error {
     /// The kernel was not to be read or changed.
     #[error(transparent)]
     Plane(#[from] dataplane::Error),
+    /// Namespaces, or what is in them, were not to be had.
+    #[error(transparent)]
+    Lab(#[from] lab::Error),
+    /// The demo's own tables contradict each other.
+    #[error("demo: {0}")]
+    Demo(String),
+    /// Neither root nor a user namespace of our own.
+    #[error("network namespaces of our own want root, or the right to make user namespaces")]
+    Unprivileged(#[source] lab::Error),
+    /// The daemon that we started has ended.
+    #[error("{said}")]
+    Ended {
+        /// What it said, or how it ended.
+        said: String,
+    },
+    /// The daemon that we started says nothing of what was to happen.
+    #[error("the daemon on {node} did not tell that it has {word}")]
+    Silent {
+        /// Where it runs.
+        node: String,
+        /// What was waited for.
+        word: String,
+    },
     /// The answer cannot be written.
     #[error("write the answer")]
     Output(#[source] io::Error),

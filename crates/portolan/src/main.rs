@@ -2,7 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod cleanup;
+mod daemon;
+mod demo;
 mod error;
+mod janitor;
 mod node;
 mod output;
 mod plan;
@@ -24,6 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::Arguments),
     Run(run::Arguments),
     Plan(plan::Arguments),
     Show(show::Arguments),
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
     // Arguments that make no sense end here, with code 2.
     let Arguments { command } = Arguments::parse();
     let done: Result<ExitCode, Error> = match command {
+        Command::Demo(arguments) => demo::run(arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),
         Command::Show(arguments) => show::run(&arguments),

@@ -1,0 +1,69 @@
+//! `portolan demo`, as anybody would start it.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn demo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
+    command.arg("demo").args(arguments).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn ends_with_one_line_that_says_that_nothing_failed() {
+    let output = demo(&["--json"]).output().expect("the demo starts");
+    let (out, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}");
+    assert_eq!(out.lines().count(), 1, "{out}");
+    let line: Value = serde_json::from_str(&out).expect("a line of JSON");
+    let mut keys: Vec<_> = line.as_object().expect("an object").keys().collect();
+    keys.sort();
+    assert_eq!(keys, ["connections", "dns_answers", "failed", "mode", "per_backend", "seconds"]);
+    assert_eq!(line["failed"], 0, "{told}");
+    assert!(line["connections"].as_u64() > Some(500), "{line}");
+    for backend in ["web-1", "web-2", "web-3", "dns-1", "dns-2"] {
+        assert!(line["per_backend"][backend].as_u64() > Some(0), "{line}");
+    }
+    // What a newcomer is to see.
+    for words in ["shop/soon", "refused after", "web-2 goes", "web-2 comes back", "0 failed"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+}
+
+#[test]
+fn a_mode_that_cannot_work_is_an_error_of_its_own() {
+    let output = demo(&["--json", "--mode", "ebpf"]).output().expect("the demo starts");
+    assert_eq!(output.status.code(), Some(3));
+    assert!(output.stdout.is_empty());
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.starts_with("portolan: ") && told.contains("ebpf"), "{told}");
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing_behind() {
+    let scratch = std::env::temp_dir().join(format!("portolan-demo-test-{}", std::process::id()));
+    std::fs::create_dir(&scratch).expect("a directory");
+    let mut command = demo(&["--keep"]);
+    command.env("TMPDIR", &scratch).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut child = command.spawn().expect("the demo starts");
+    let out = BufReader::new(child.stdout.take().expect("a pipe"));
+    let lines = out.lines().map_while(Result::ok);
+    let hint = lines.into_iter().find(|line| line.contains("nsenter")).expect("how to look around");
+    let daemon = hint.split_whitespace().skip_while(|word| *word != "--target").nth(1).expect("a process");
+    let daemon = Path::new("/proc").join(daemon);
+    assert!(daemon.exists(), "{hint}");
+    let id = i32::try_from(child.id()).expect("a process");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM)
+        .expect("it is there");
+    // Nothing failed, so ending it is no failure.
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+    // The daemon is our grandchild: it may take a moment until its new parent has buried it.
+    while std::fs::read_to_string(daemon.join("cmdline")).is_ok_and(|line| line.contains("portolan")) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(std::fs::read_dir(&scratch).expect("the directory").count(), 0);
+    std::fs::remove_dir(&scratch).expect("the directory");
+}

@@ -56,6 +56,12 @@ impl Way {
         let ways = |answers| orders.into_iter().map(move |order| Way { answers, order });
         answers.into_iter().flat_map(ways).collect()
     }
+
+    /// The ways for a machine of its own, whose kernel is another one: those that ask it.
+    pub fn in_machine() -> Vec<Way> {
+        let order = Order::Forward;
+        vec![Way { answers: Answers::Kernel(Mode::Nftables), order }]
+    }
 }
 
 impl fmt::Display for Way {

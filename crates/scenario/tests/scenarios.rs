@@ -1,5 +1,7 @@
 //! Every file of `scenarios/`, in every way there is to run it: one test for each file and way.
+//! In the virtual machine (feature `vm`) only its kernel is asked, for all else is the same there.
 
+use lab::Host;
 use libtest_mimic::{Arguments, Failed, Trial};
 use scenario::{Order, Scenario, Way, rewrite, run};
 use std::path::{Path, PathBuf};
@@ -12,8 +14,15 @@ const FLOWS_MIN: usize = 400;
 /// Set to rewrite the tables in the files.
 const UPDATE: &str = "UPDATE";
 
+/// So many files at once in the machine, which has few CPUs and all the same mostly waits.
+const THREADS_IN_MACHINE: usize = 4;
+
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    let in_machine = cfg!(feature = "vm");
+    if in_machine {
+        arguments.test_threads = arguments.test_threads.or(Some(THREADS_IN_MACHINE));
+    }
     if !arguments.list && !nix::unistd::geteuid().is_root() {
         // Before there is a second thread. Where it is refused, the tests that need it say so.
         let _ = lab::enter_user_namespace();
@@ -26,15 +35,19 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let ways = if in_machine { Way::in_machine() } else { Way::all() };
     let mut trials = Vec::new();
     for path in &paths {
-        for way in Way::all() {
+        for way in ways.clone() {
             let path = path.clone();
             let name = format!("{}/{way}", path.file_stem().unwrap_or_default().to_string_lossy());
             trials.push(Trial::test(name, move || check(&path, way)));
         }
     }
     trials.push(Trial::test("enough-flows", move || enough_flows(&paths)));
+    if in_machine {
+        trials.push(Trial::test("sctp", has_sctp));
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -58,6 +71,11 @@ fn check(path: &Path, way: Way) -> Result<(), Failed> {
         fs::write(path, rewrite(&text, report.tables()))?;
     }
     if report.is_empty() { Ok(()) } else { Err(format!("\n{report}").into()) }
+}
+
+/// Flows over SCTP are tried where the kernel has it, and the machine's must.
+fn has_sctp() -> Result<(), Failed> {
+    if Host::new("sctp")?.has_sctp() { Ok(()) } else { Err("the machine's kernel has no SCTP".into()) }
 }
 
 fn enough_flows(paths: &[PathBuf]) -> Result<(), Failed> {

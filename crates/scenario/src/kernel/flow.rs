@@ -70,6 +70,10 @@ impl Bench {
         let done = match flow.expected.kind {
             VerdictKind::Dnat if flow.expected.affinity_seconds.is_some() => self.stays(flow, homes),
             VerdictKind::Dnat => self.balances(flow),
+            // An SCTP socket does not heed ICMP's "port unreachable" (`sctp_v4_err`, Linux 6.1).
+            VerdictKind::Reject if flow.packet.protocol == Protocol::Sctp => {
+                self.fails_with(flow, Failure::TimedOut)
+            }
             VerdictKind::Reject => self.fails_with(flow, Failure::Refused),
             VerdictKind::Drop => self.fails_with(flow, Failure::TimedOut),
             VerdictKind::Pass => self.passes(flow),

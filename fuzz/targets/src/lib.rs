@@ -33,6 +33,11 @@ pub struct Target {
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    Target {
+        name: "configurations",
+        run: config::fuzz,
+        places: &[("crates/config/tests/files", Seeds::Files)],
+    },
     Target { name: "manifests", run: watch::fuzz, places: &[("crates/watch/tests/cases", Seeds::Files)] },
     Target {
         name: "netlink_messages",

@@ -4,7 +4,7 @@
 //! [`Tables`] is the seam to the kernel. What it refuses is left out for the one Service concerned;
 //! [`Half::reconcile`] tries again from what the kernel says it has.
 
-use super::image::{Image, Item, ItemKey, Shared, items};
+use super::image::{Image, Item, ItemKey, Key, Shared, items};
 use super::kernel::Kernel;
 use super::ruleset::Options;
 use super::steps::{Draft, Element, Group, PHASES, Step, strays};
@@ -81,7 +81,8 @@ impl<T: Tables> Half<T> {
         if self.tables.options() != Some(&options) {
             self.tables.set_options(options);
         }
-        let mut report = Report { program: self.tables.install()?, ..Report::default() };
+        let program = self.tables.install()?;
+        let mut report = Report { commits: usize::from(!program.is_empty()), program, ..Report::default() };
         self.has = self.tables.read()?.unwrap_or_default();
         self.shared = Shared::default();
         self.source_lengths = BTreeMap::new();
@@ -265,13 +266,21 @@ impl Half<Kernel> {
         }
         let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks: _ } = &self.has;
         let pool = pools.iter().find_map(|(id, slots)| Some(Element::Slot(*id, 0, *slots.first()?)));
+        let at_node = |key: &Key| matches!(key.at, plan::At::NodePort(_));
+        // Each kind of frontend has a map of its own.
+        let frontend = |node: bool| {
+            let found = frontends.iter().find(|(key, _)| at_node(key) == node);
+            found.map(|(key, front)| Element::Frontend(*key, front.clone()))
+        };
+        let short_circuit = |node: bool| {
+            let found = inside.iter().find(|(key, _)| at_node(key) == node);
+            found.map(|(key, inside)| Element::Inside(*key, *inside))
+        };
         let samples = [
-            frontends.iter().next().map(|(key, front)| Element::Frontend(*key, front.clone())),
-            frontends
-                .iter()
-                .find(|(key, _)| matches!(key.at, plan::At::NodePort(_)))
-                .map(|(key, front)| Element::Frontend(*key, front.clone())),
-            inside.iter().next().map(|(key, inside)| Element::Inside(*key, *inside)),
+            frontend(false),
+            frontend(true),
+            short_circuit(false),
+            short_circuit(true),
             pool,
             living.iter().next().map(|(id, slot)| Element::Living(*id, *slot)),
             near.iter().next().map(|ip| Element::Near(*ip)),

@@ -58,6 +58,8 @@ impl Plane {
         node: &NodeRules,
         services: impl Iterator<Item = &'a ServiceRules> + Clone,
     ) -> Result<Report, Error> {
+        // Read first: what somebody changes while we are at it must show as a difference later.
+        let before = self.read_generation()?;
         let mut report = Report::default();
         if node.localhost_node_ports {
             report.program.extend(sysctl::ensure(&ROUTE_LOCALNET)?);
@@ -66,8 +68,13 @@ impl Plane {
             let options = Options { node: node.clone(), drop_invalid: self.drop_invalid };
             report.merge(half.reconcile(options, services.clone())?);
         }
-        self.generation = self.read_generation()?;
+        self.expect(before, &report);
         Ok(report)
+    }
+
+    /// Every commit of ours is one generation; somebody else's in between shows as a rest.
+    fn expect(&mut self, before: u32, report: &Report) {
+        self.generation = before.wrapping_add(u32::try_from(report.commits).unwrap_or(u32::MAX));
     }
 
     /// Takes in how Services' rules changed.
@@ -76,8 +83,7 @@ impl Plane {
         for half in &mut self.halves {
             report.merge(half.apply(deltas));
         }
-        // Every commit of ours is one generation; somebody else's in between shows as a rest.
-        self.generation = self.generation.wrapping_add(u32::try_from(report.commits).unwrap_or(u32::MAX));
+        self.expect(self.generation, &report);
         report
     }
 

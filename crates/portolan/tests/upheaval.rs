@@ -88,6 +88,12 @@ fn killed_in_the_middle_of_changes() {
     bench.until("all four are back", |bench| {
         bench.tool("nft list map ip portolan slots").matches(". 8080").count() == 4
     });
+    // A start also sweeps up the chains for counts that came and went.
+    bench.kill();
+    bench.spawn();
+    bench.until("they are swept", |bench| {
+        bench.tool("nft --stateless list table ip portolan").matches("chain pick-").count() == 1
+    });
     let adopted = tables(&bench).len();
     bench.kill();
     bench.tool("nft flush ruleset");

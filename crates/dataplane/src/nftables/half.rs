@@ -94,7 +94,7 @@ impl<T: Tables> Half<T> {
         self.new_lengths(&mut lengths);
         drafts.push(lengths);
         self.run(&mut drafts, &mut report);
-        let adopted = !self.has.is_empty();
+        let adopted = !self.has.is_empty() || !self.has.picks.is_empty();
         for service in services.clone() {
             drafts.push(self.wants(service));
             if drafts.steps >= COMMIT_STEPS {
@@ -127,7 +127,11 @@ impl<T: Tables> Half<T> {
             for delta in chunk {
                 drafts.push(self.turn(delta, &taken, &mut unshared));
             }
-            unshared.iter().for_each(|key| gone.forget(&self.has, key));
+            // A count that is out of use is likely to be back with the next endpoint, and a chain less
+            // or more costs the kernel a grace period. They go when everything is compared.
+            let spare = self.has.picks.len() <= PICKS_MAX;
+            let idle = |key: &&ItemKey| spare && matches!(key, ItemKey::Pick(_));
+            unshared.iter().filter(|key| !idle(key)).for_each(|key| gone.forget(&self.has, key));
             self.old_lengths(&mut gone);
             drafts.push(gone);
             self.run(&mut drafts, &mut report);
@@ -295,6 +299,9 @@ impl Half<Kernel> {
         Ok(true)
     }
 }
+
+/// How many pick chains there may be before those out of use go at once.
+const PICKS_MAX: usize = 256;
 
 /// How many Services' changes are committed together.
 const DELTAS_AT_ONCE: usize = 128;

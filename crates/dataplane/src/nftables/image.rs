@@ -214,7 +214,8 @@ pub struct Image {
     pub picks: BTreeSet<Pick>,
 }
 
-/// Images are equal when they do the same: who sits at which number of a pool is of no importance.
+/// Images are equal when they do the same: who sits at which number of a pool is of no importance,
+/// and neither are pick chains that nothing leads to.
 impl PartialEq for Image {
     fn eq(&self, other: &Image) -> bool {
         let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks } = self;
@@ -232,7 +233,8 @@ impl PartialEq for Image {
             && *near == other.near
             && *cluster_ips == other.cluster_ips
             && *sources == other.sources
-            && *picks == other.picks
+            && self.used_picks().is_subset(&other.picks)
+            && other.used_picks().is_subset(picks)
     }
 }
 
@@ -244,6 +246,21 @@ impl Image {
             items(service, family, |item| image.put(item));
         }
         image
+    }
+
+    /// The pick chains that frontends lead to.
+    pub fn used_picks(&self) -> BTreeSet<Pick> {
+        let fronts = self.frontends.iter().filter_map(|(key, front)| match front.last {
+            Jump::Pick { count, affinity_seconds } => {
+                Some(Pick { placement: Placement::of(key.at, false), count, affinity_seconds })
+            }
+            _ => None,
+        });
+        let insides = self.inside.iter().map(|(key, inside)| {
+            let Inside { pool: _, count, affinity_seconds } = *inside;
+            Pick { placement: Placement::of(key.at, true), count, affinity_seconds }
+        });
+        fronts.chain(insides).collect()
     }
 
     /// Whether it holds nothing.

@@ -2,11 +2,14 @@
 //! (A B A B …), so that whatever else the machine does hits all alike, and nothing but
 //! `connect(2)` is timed.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
+
 use crate::client::PATIENCE;
-use crate::error::Error;
+use crate::error::{Doing, Error};
 use crate::host::Host;
 use crate::question::{Failure, Protocol};
 
@@ -79,55 +82,91 @@ pub struct Connects {
     pub failures: Vec<Failure>,
 }
 
+/// Sockets opened in advance for each path.
+const AHEAD: usize = 128;
+
 /// Connects over TCP from `host` to each target in turn, so many times round, and says for each
-/// target what came of it. Each connection is reset at once, so that neither ports nor memory
-/// run out (`SO_LINGER` 0 leaves no `TIME_WAIT`).
+/// target what came of it. See [`connect_latencies`].
+///
+/// # Errors
+/// When the host's namespace cannot be entered, or gives no sockets.
+pub fn connect_latency(host: &Host, targets: &[SocketAddr], rounds: usize) -> Result<Vec<Connects>, Error> {
+    let paths: Vec<_> = targets.iter().map(|target| (host, *target)).collect();
+    connect_latencies(&paths, rounds)
+}
+
+/// Connects over TCP along each path, from a host to a target, in turn, so many times round, and
+/// says for each path what came of it. Each connection is reset at once, so that neither ports
+/// nor memory run out (`SO_LINGER` 0 leaves no `TIME_WAIT`). All connecting is done by the calling
+/// thread, on sockets opened in the hosts beforehand; each round begins with another path.
 ///
 /// Connecting to no Service is measured the same way: a refusal is an answer, and its time counts
 /// in `latencies` as well as in `failures`.
 ///
 /// # Errors
-/// When the host's namespace cannot be entered.
-pub fn connect_latency(host: &Host, targets: &[SocketAddr], rounds: usize) -> Result<Vec<Connects>, Error> {
-    host.run(|| {
-        let mut durations = vec![Vec::with_capacity(rounds); targets.len()];
-        let mut failures = vec![Vec::new(); targets.len()];
-        for _ in 0..rounds {
-            for ((target, durations), failures) in targets.iter().zip(&mut durations).zip(&mut failures) {
-                match connect_once(*target) {
-                    Ok((duration, Ok(()))) => durations.push(duration),
-                    Ok((duration, Err(Failure::Refused))) => {
-                        durations.push(duration);
-                        failures.push(Failure::Refused);
-                    }
-                    Ok((_, Err(failure))) | Err(failure) => failures.push(failure),
+/// When a host's namespace cannot be entered, or gives no sockets.
+pub fn connect_latencies(paths: &[(&Host, SocketAddr)], rounds: usize) -> Result<Vec<Connects>, Error> {
+    let mut durations = vec![Vec::with_capacity(rounds); paths.len()];
+    let mut failures = vec![Vec::new(); paths.len()];
+    let mut done = 0;
+    while done < rounds {
+        let count = AHEAD.min(rounds - done);
+        let mut sockets = Vec::new();
+        for (host, target) in paths {
+            sockets.push(open(host, *target, count)?);
+        }
+        for round in 0..count {
+            for step in 0..paths.len() {
+                let place = (done + round + step) % paths.len();
+                let (Some((_, target)), Some(socket), Some(durations), Some(failures)) = (
+                    paths.get(place),
+                    sockets.get_mut(place).and_then(Vec::pop),
+                    durations.get_mut(place),
+                    failures.get_mut(place),
+                ) else {
+                    continue;
+                };
+                let (duration, result) = connect_once(&socket, *target);
+                if matches!(result, Ok(()) | Err(Failure::Refused)) {
+                    durations.push(duration);
                 }
+                failures.extend(result.err());
             }
         }
-        let connects = |(durations, failures): (Vec<Duration>, Vec<Failure>)| Connects {
-            latencies: durations.into_iter().collect(),
-            failures,
-        };
-        durations.into_iter().zip(failures).map(connects).collect()
-    })
+        done += count;
+    }
+    let connects = |(durations, failures): (Vec<Duration>, Vec<Failure>)| Connects {
+        latencies: durations.into_iter().collect(),
+        failures,
+    };
+    Ok(durations.into_iter().zip(failures).map(connects).collect())
 }
 
-/// How long connecting took, and what came of it. In the namespace of the calling thread.
-fn connect_once(target: SocketAddr) -> Result<(Duration, Result<(), Failure>), Failure> {
-    let socket = Protocol::Tcp.socket_here(target.ip())?;
-    // For connect(2) this is the limit too (`inet_stream_connect`, `sock_sndtimeo`).
-    socket.set_write_timeout(Some(PATIENCE))?;
-    socket.set_linger(Some(Duration::ZERO))?;
+/// So many sockets in this host, about to connect.
+fn open(host: &Host, target: SocketAddr, count: usize) -> Result<Vec<Socket>, Error> {
+    let open = || {
+        let socket = Protocol::Tcp.socket_here(target.ip())?;
+        // For connect(2) this is the limit too (`inet_stream_connect`, `sock_sndtimeo`).
+        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        Ok(socket)
+    };
+    let sockets = host.run(|| (0..count).map(|_| open()).collect::<io::Result<Vec<_>>>())?;
+    sockets.doing(|| format!("open sockets on {}", host.name()))
+}
+
+/// How long connecting took, and what came of it.
+fn connect_once(socket: &Socket, target: SocketAddr) -> (Duration, Result<(), Failure>) {
     let address = target.into();
     let start = Instant::now();
     let result = socket.connect(&address);
     let duration = start.elapsed();
     // A connect that ran into the limit says EINPROGRESS, as a nonblocking one would.
-    let failure = |error: std::io::Error| match error.raw_os_error() {
+    let failure = |error: io::Error| match error.raw_os_error() {
         Some(errno) if errno == nix::errno::Errno::EINPROGRESS as i32 => Failure::TimedOut,
         _ => Failure::from(error),
     };
-    Ok((duration, result.map_err(failure)))
+    (duration, result.map_err(failure))
 }
 
 #[cfg(test)]

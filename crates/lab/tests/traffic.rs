@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lab::Protocol::{Sctp, Tcp, Udp};
-use lab::{Failure, Host, Lab, Load, Node, connect_latency};
+use lab::{Failure, Host, Lab, Load, Node, connect_latencies, connect_latency};
 
 /// Longer than anything that works needs; short, because black holes are waited for in full.
 const BRIEF: Duration = Duration::from_millis(500);
@@ -128,6 +128,13 @@ fn connecting_is_measured_target_by_target() {
     }
     assert_eq!(refused.failures, [Failure::Refused; 50]);
     assert_eq!(refused.latencies.len(), 50);
+
+    // From several hosts in turn, through sockets of their own.
+    let target = (one.ipv4(), 80).into();
+    let connects = connect_latencies(&[(&node, target), (&two, target), (&one, target)], 300).unwrap();
+    for good in connects {
+        assert_eq!((good.latencies.len(), good.failures.len()), (300, 0), "{good:?}");
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ use netlink::route::{Action, Address, LinkChange, Prefix, RouteEntry};
 
 use crate::client::{Client, PATIENCE};
 use crate::error::{Doing, Error};
+use crate::latency::Door;
 use crate::namespace::{Namespace, Process};
 use crate::ping::ping;
 use crate::question::{Failure, Protocol, Reply};
@@ -272,9 +273,7 @@ impl Host {
     /// # Errors
     /// As [`Server::start`].
     pub fn serve(&self, protocol: Protocol, port: u16) -> Result<Server, Error> {
-        let any =
-            if has_ipv6() { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-        self.serve_at(protocol, SocketAddr::new(any, port))
+        self.serve_at(protocol, SocketAddr::new(any(), port))
     }
 
     /// Serves at exactly this address and port. A UDP server on a host with several addresses
@@ -284,6 +283,14 @@ impl Host {
     /// As [`Server::start`].
     pub fn serve_at(&self, protocol: Protocol, address: impl Into<SocketAddr>) -> Result<Server, Error> {
         Server::start(self.namespace(), self.name(), protocol, address.into())
+    }
+
+    /// Listens over TCP at this port of all its addresses, with nobody at the door; see [`Door`].
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn door(&self, port: u16) -> Result<Door, Error> {
+        Door::open(self.namespace(), SocketAddr::new(any(), port))
     }
 
     /// Whether this kernel has SCTP.
@@ -372,6 +379,11 @@ impl AsFd for Host {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.namespace.as_fd()
     }
+}
+
+/// All of a host's addresses; the one of IPv6 holds those of IPv4 too.
+fn any() -> IpAddr {
+    if has_ipv6() { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) }
 }
 
 /// Whether this kernel speaks IPv6; it may have been told not to at boot.

@@ -11,6 +11,7 @@ use socket2::Socket;
 use crate::client::PATIENCE;
 use crate::error::{Doing, Error};
 use crate::host::Host;
+use crate::namespace::Namespace;
 use crate::question::{Failure, Protocol};
 
 /// Durations, of which one wants the middle and the tail.
@@ -82,8 +83,10 @@ pub struct Connects {
     pub failures: Vec<Failure>,
 }
 
-/// Sockets opened in advance for each path.
+/// Sockets opened in advance for each path, and connections made before doors are emptied.
 const AHEAD: usize = 128;
+/// Enough for all paths; the kernel cuts it at `net.core.somaxconn`.
+const DOOR_BACKLOG: i32 = 4096;
 
 /// Connects over TCP from `host` to each target in turn, so many times round, and says for each
 /// target what came of it. See [`connect_latencies`].
@@ -92,7 +95,7 @@ const AHEAD: usize = 128;
 /// When the host's namespace cannot be entered, or gives no sockets.
 pub fn connect_latency(host: &Host, targets: &[SocketAddr], rounds: usize) -> Result<Vec<Connects>, Error> {
     let paths: Vec<_> = targets.iter().map(|target| (host, *target)).collect();
-    connect_latencies(&paths, rounds)
+    connect_latencies(&paths, &[], rounds)
 }
 
 /// Connects over TCP along each path, from a host to a target, in turn, so many times round, and
@@ -100,12 +103,20 @@ pub fn connect_latency(host: &Host, targets: &[SocketAddr], rounds: usize) -> Re
 /// nor memory run out (`SO_LINGER` 0 leaves no `TIME_WAIT`). All connecting is done by the calling
 /// thread, on sockets opened in the hosts beforehand; each round begins with another path.
 ///
+/// To compare paths to within a few percent let [`Door`]s be at their ends, and give these doors
+/// to be emptied: a [`Server`](crate::Server) is woken by each connection, which may cost its
+/// client more than the connection itself and depends on the CPU the server last ran on.
+///
 /// Connecting to no Service is measured the same way: a refusal is an answer, and its time counts
 /// in `latencies` as well as in `failures`.
 ///
 /// # Errors
 /// When a host's namespace cannot be entered, or gives no sockets.
-pub fn connect_latencies(paths: &[(&Host, SocketAddr)], rounds: usize) -> Result<Vec<Connects>, Error> {
+pub fn connect_latencies(
+    paths: &[(&Host, SocketAddr)],
+    doors: &[&Door],
+    rounds: usize,
+) -> Result<Vec<Connects>, Error> {
     let mut durations = vec![Vec::with_capacity(rounds); paths.len()];
     let mut failures = vec![Vec::new(); paths.len()];
     let mut done = 0;
@@ -133,6 +144,7 @@ pub fn connect_latencies(paths: &[(&Host, SocketAddr)], rounds: usize) -> Result
                 failures.extend(result.err());
             }
         }
+        doors.iter().for_each(|door| door.empty());
         done += count;
     }
     let connects = |(durations, failures): (Vec<Duration>, Vec<Failure>)| Connects {
@@ -140,6 +152,30 @@ pub fn connect_latencies(paths: &[(&Host, SocketAddr)], rounds: usize) -> Result
         failures,
     };
     Ok(durations.into_iter().zip(failures).map(connects).collect())
+}
+
+/// A listening socket that nobody waits at: connections are made, by the kernel alone, and lie
+/// there until they are cleared away.
+#[derive(Debug)]
+pub struct Door {
+    socket: Socket,
+}
+
+impl Door {
+    pub(crate) fn open(namespace: &Namespace, address: SocketAddr) -> Result<Door, Error> {
+        let socket = Protocol::Tcp.socket(namespace, address.ip())?;
+        let open = || {
+            socket.set_nonblocking(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(DOOR_BACKLOG)
+        };
+        open().doing(|| format!("listen at {address}"))?;
+        Ok(Door { socket })
+    }
+
+    fn empty(&self) {
+        while self.socket.accept().is_ok() {}
+    }
 }
 
 /// So many sockets in this host, about to connect.

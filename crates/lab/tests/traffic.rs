@@ -130,10 +130,12 @@ fn connecting_is_measured_target_by_target() {
     assert_eq!(refused.latencies.len(), 50);
 
     // From several hosts in turn, through sockets of their own.
-    let target = (one.ipv4(), 80).into();
-    let connects = connect_latencies(&[(&node, target), (&two, target), (&one, target)], 300).unwrap();
+    let door = one.door(81).unwrap();
+    let target = (one.ipv4(), 81).into();
+    let paths = [(node.host(), target), (&two, target), (&one, target)];
+    let connects = connect_latencies(&paths, &[&door], 3000).unwrap();
     for good in connects {
-        assert_eq!((good.latencies.len(), good.failures.len()), (300, 0), "{good:?}");
+        assert_eq!((good.latencies.len(), good.failures.len()), (3000, 0), "{good:?}");
     }
 }
 

@@ -20,6 +20,9 @@ const VERBOSITY: &str = "2";
 /// One line of the log.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Line {
+    /// When it was written, in seconds since 1970.
+    #[serde(rename = "ts")]
+    pub(crate) at_s: f64,
     level: String,
     #[serde(rename = "msg")]
     pub(crate) message: String,
@@ -34,6 +37,11 @@ impl Line {
     /// The value of `key=value`.
     pub(crate) fn field(&self, key: &str) -> Option<&str> {
         self.message.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+    }
+
+    /// The same as a number.
+    pub(crate) fn number(&self, key: &str) -> Option<f64> {
+        self.field(key)?.parse().ok()
     }
 }
 
@@ -165,7 +173,8 @@ mod tests {
         let text = r#"{"ts":1700000000.25,"level":"info","msg":"changed services=1 took_us=85"}"#;
         let line: Line = serde_json::from_str(text).expect("a line");
         assert!(line.tells("changed") && !line.tells("change"));
-        assert_eq!(line.field("took_us"), Some("85"));
+        assert_eq!(line.at_s, 1_700_000_000.25);
+        assert_eq!(line.number("took_us"), Some(85.0));
         assert_eq!(line.field("services"), Some("1"));
         assert_eq!(line.field("took"), None);
     }

@@ -26,6 +26,9 @@ pub(crate) enum Error {
     /// The demo's own tables contradict each other.
     #[error("demo: {0}")]
     Demo(String),
+    /// What was to be measured did not work.
+    #[error("bench: {0}")]
+    Bench(String),
     /// Neither root nor a user namespace of our own.
     #[error("network namespaces of our own want root, or the right to make user namespaces")]
     Unprivileged(#[source] lab::Error),

@@ -1,6 +1,7 @@
 //! The binary: arguments in, one subcommand out. What each does is in the module of its name.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cleanup;
 mod daemon;
 mod demo;
@@ -9,6 +10,7 @@ mod janitor;
 mod node;
 mod output;
 mod plan;
+mod rights;
 mod run;
 mod show;
 mod trace;
@@ -27,6 +29,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::Arguments),
     Demo(demo::Arguments),
     Run(run::Arguments),
     Plan(plan::Arguments),
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     // Arguments that make no sense end here, with code 2.
     let Arguments { command } = Arguments::parse();
     let done: Result<ExitCode, Error> = match command {
+        Command::Bench(arguments) => bench::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),

@@ -36,3 +36,9 @@ pub(crate) fn warning(what: impl Display) {
 pub(crate) fn notice(what: impl Display) {
     eprintln!("portolan: notice: {what}");
 }
+
+/// Ends with the code for arguments that make no sense.
+pub(crate) fn usage(what: impl Display) -> ! {
+    use clap::CommandFactory;
+    crate::Arguments::command().error(clap::error::ErrorKind::ValueValidation, what).exit()
+}

@@ -214,7 +214,7 @@ impl Daemon {
         let endpoints: usize = self.cluster.all_slices().map(|s| s.endpoints.len()).sum();
         let usage = node::usage();
         info!(
-            "synced mode={} services={} endpoints={endpoints} load_s={:.3} full_sync_s={:.3} cpu_s={:.3} rss_mb={:.1}",
+            "synced mode={} services={} endpoints={endpoints} load_s={:.5} full_sync_s={:.5} cpu_s={:.5} rss_mb={:.1}",
             self.mode,
             self.planner.services().len(),
             loaded_after.as_secs_f64(),

@@ -84,7 +84,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     let Arguments { manifests, node, config, mode, node_addresses, from, to, protocol, in_interface, json } =
         arguments;
     if Family::of(from) != Family::of(to.ip()) {
-        usage(format_args!("--from {from} and --to {to} are not of one family"));
+        output::usage(format_args!("--from {from} and --to {to} are not of one family"));
     }
     let cluster = load(&manifests)?;
     let settings = settings(config.as_deref(), mode, &node, &node_addresses)?;
@@ -98,12 +98,6 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     };
     std::io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Ends with the code for arguments that make no sense.
-fn usage(what: impl std::fmt::Display) -> ! {
-    use clap::CommandFactory;
-    crate::Arguments::command().error(clap::error::ErrorKind::ValueValidation, what).exit()
 }
 
 fn load(manifests: &Path) -> Result<Cluster, Error> {

@@ -8,6 +8,7 @@ mod upheaval;
 
 use crate::error::Error;
 use crate::janitor::Janitor;
+use crate::rights;
 use checks::{Answers, merge};
 use clap::Args;
 use cluster::Cluster;
@@ -68,7 +69,7 @@ struct Summary {
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     let Arguments { mode, json, keep } = arguments;
     let begin = Instant::now();
-    let unprivileged = become_root()?;
+    let unprivileged = rights::become_root()?;
     let janitor = Janitor::on_duty()?;
     let voice = Voice { to_stderr: json };
     let mut cluster = Cluster::new(&mode, &janitor)?;
@@ -109,15 +110,6 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         }
     }
     Ok(ExitCode::from(code))
-}
-
-/// Namespaces want root, or a user namespace in which we are it; says whether we are in one.
-fn become_root() -> Result<bool, Error> {
-    let unprivileged = !nix::unistd::geteuid().is_root();
-    if unprivileged {
-        lab::enter_user_namespace().map_err(Error::Unprivileged)?;
-    }
-    Ok(unprivileged)
 }
 
 /// All that there is to see.

@@ -22,6 +22,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The kernel has no such thing as was asked for.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Error::Netlink(error) if error.is_not_found())
+    }
+}
+
 /// A group of steps that the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {

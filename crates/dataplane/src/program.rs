@@ -208,14 +208,15 @@ pub(crate) fn install(
     said
 }
 
-/// The table of one family, by the name that all of ours have.
-pub(crate) fn table(family: model::Family) -> Table<'static> {
-    let family = match family {
-        model::Family::V4 => Family::Ip,
-        model::Family::V6 => Family::Ip6,
-    };
-    Table { family, name: TABLE }
+/// A table of one family.
+pub(crate) fn table(family: model::Family, name: &'static str) -> Table<'static> {
+    Table { family: nft_family(family), name }
 }
 
-/// The name of our tables, which is how they are known as ours.
-pub(crate) const TABLE: &str = "portolan";
+/// The family as nftables has it.
+pub(crate) fn nft_family(family: model::Family) -> Family {
+    match family {
+        model::Family::V4 => Family::Ip,
+        model::Family::V6 => Family::Ip6,
+    }
+}

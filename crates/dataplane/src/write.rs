@@ -17,6 +17,9 @@ const STATE_INVALID: u32 = 1;
 /// ICMP's "port unreachable".
 const ICMP_PORT_UNREACHABLE: u8 = 3;
 const ICMPV6_PORT_UNREACHABLE: u8 = 4;
+/// ICMP's own number among the protocols.
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 /// The loopback interface, with the NUL that ends its name.
 const LOOPBACK_INTERFACE: &[u8] = b"lo\0";
 /// `IFNAMSIZ`, the length of the kernel's interface names.
@@ -196,6 +199,29 @@ impl RuleWriter {
         self.protocol(scratch).compare(scratch, Operator::Equal, &[protocol.number()])
     }
 
+    /// Goes on if the packet is not an answer.
+    pub(crate) fn if_no_answer(self, scratch: Register) -> Self {
+        self.with(Expression::Ct { into: scratch, key: CtKey::Direction, direction: None }).compare(
+            scratch,
+            Operator::Equal,
+            &[CtDirection::Original as u8],
+        )
+    }
+
+    /// Goes on if the packet is ICMP of the rule's family.
+    pub(crate) fn if_icmp(self, scratch: Register) -> Self {
+        let number = match self.family {
+            Family::V4 => ICMP,
+            Family::V6 => ICMPV6,
+        };
+        self.protocol(scratch).compare(scratch, Operator::Equal, &[number])
+    }
+
+    /// Lets the packet pass this hook.
+    pub(crate) fn accept(self) -> Self {
+        self.with(Expression::Verdict(Verdict::Accept))
+    }
+
     /// What has been written so far.
     pub(crate) fn expressions(self) -> Vec<Expression> {
         self.expressions
@@ -247,7 +273,7 @@ impl RuleWriter {
 
     /// Sends the connection to the address and port at these registers.
     pub(crate) fn translate(self, address: Register, port: Register) -> Self {
-        let family = crate::program::table(self.family).family;
+        let family = crate::program::nft_family(self.family);
         self.with(Expression::Nat {
             kind: NatKind::Destination,
             family,

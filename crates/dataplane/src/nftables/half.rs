@@ -262,42 +262,48 @@ impl<T: Tables> Half<T> {
 }
 
 impl Half<Kernel> {
-    /// Whether the tables look right at a glance: the program is as it should be (if not, it is put
-    /// right at once), and one element of each map is still there, so nobody has emptied it.
+    /// Whether the tables look right at a glance.
     pub(super) fn looks_right(&mut self) -> Result<bool, Error> {
-        if !self.tables.install()?.is_empty() {
+        looks_right(&mut self.tables, &self.has)
+    }
+}
+
+/// Whether tables look right at a glance: the program is as it should be (if not, it is put right at
+/// once), and one element of each map is still there, so nobody has emptied it.
+pub(crate) fn looks_right(tables: &mut Kernel, has: &Image) -> Result<bool, Error> {
+    if !tables.install()?.is_empty() {
+        return Ok(false);
+    }
+    let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks: _, owned } = has;
+    let pool = pools.iter().find_map(|(id, slots)| Some(Element::Slot(*id, 0, *slots.first()?)));
+    let at_node = |key: &Key| matches!(key.at, plan::At::NodePort(_));
+    // Each kind of frontend has a map of its own.
+    let frontend = |node: bool| {
+        let found = frontends.iter().find(|(key, _)| at_node(key) == node);
+        found.map(|(key, front)| Element::Frontend(*key, front.clone()))
+    };
+    let short_circuit = |node: bool| {
+        let found = inside.iter().find(|(key, _)| at_node(key) == node);
+        found.map(|(key, inside)| Element::Inside(*key, *inside))
+    };
+    let samples = [
+        frontend(false),
+        frontend(true),
+        short_circuit(false),
+        short_circuit(true),
+        pool,
+        living.iter().next().map(|(id, slot)| Element::Living(*id, *slot)),
+        near.iter().next().map(|ip| Element::Near(*ip)),
+        cluster_ips.iter().next().map(|ip| Element::ClusterIp(*ip)),
+        sources.iter().next().map(|(key, network)| Element::Source(*key, *network)),
+        owned.iter().next().map(|key| Element::Owned(*key)),
+    ];
+    for sample in samples.into_iter().flatten() {
+        if !tables.holds(&sample)? {
             return Ok(false);
         }
-        let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks: _ } = &self.has;
-        let pool = pools.iter().find_map(|(id, slots)| Some(Element::Slot(*id, 0, *slots.first()?)));
-        let at_node = |key: &Key| matches!(key.at, plan::At::NodePort(_));
-        // Each kind of frontend has a map of its own.
-        let frontend = |node: bool| {
-            let found = frontends.iter().find(|(key, _)| at_node(key) == node);
-            found.map(|(key, front)| Element::Frontend(*key, front.clone()))
-        };
-        let short_circuit = |node: bool| {
-            let found = inside.iter().find(|(key, _)| at_node(key) == node);
-            found.map(|(key, inside)| Element::Inside(*key, *inside))
-        };
-        let samples = [
-            frontend(false),
-            frontend(true),
-            short_circuit(false),
-            short_circuit(true),
-            pool,
-            living.iter().next().map(|(id, slot)| Element::Living(*id, *slot)),
-            near.iter().next().map(|ip| Element::Near(*ip)),
-            cluster_ips.iter().next().map(|ip| Element::ClusterIp(*ip)),
-            sources.iter().next().map(|(key, network)| Element::Source(*key, *network)),
-        ];
-        for sample in samples.into_iter().flatten() {
-            if !self.tables.holds(&sample)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
+    Ok(true)
 }
 
 /// How many pick chains there may be before those out of use go at once.
@@ -308,7 +314,7 @@ const DELTAS_AT_ONCE: usize = 128;
 
 /// Items that several Services ask for are put once, before all else, and what is nobody's in
 /// particular stands or falls step by step.
-fn once(groups: Vec<Group>) -> Vec<Group> {
+pub(crate) fn once(groups: Vec<Group>) -> Vec<Group> {
     let mut seen = HashSet::new();
     let mut common = Vec::new();
     let mut own = Vec::new();

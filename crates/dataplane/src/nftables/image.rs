@@ -39,7 +39,7 @@ impl Placement {
     pub const ALL: [Placement; 4] =
         [Placement::Address, Placement::Node, Placement::AddressInside, Placement::NodeInside];
 
-    pub(super) fn of(at: At, inside: bool) -> Placement {
+    pub(crate) fn of(at: At, inside: bool) -> Placement {
         match (at, inside) {
             (At::Address(..), false) => Placement::Address,
             (At::NodePort(_), false) => Placement::Node,
@@ -78,6 +78,8 @@ pub enum Jump {
     Sources,
     /// Local clients leave by the short circuit, others as the frontend's `last` says.
     Inside,
+    /// The kernel's IPVS balances it.
+    Ipvs,
 }
 
 /// When a connection through a frontend is masqueraded.
@@ -94,9 +96,9 @@ pub enum Masquerading {
 }
 
 /// The most backends that a pool can have and the longest affinity: what fits a [`Jump`]'s 32 bits.
-pub(super) const BACKENDS_MAX: u32 = (1 << 15) - 1;
+pub(crate) const BACKENDS_MAX: u32 = (1 << 15) - 1;
 /// See [`BACKENDS_MAX`]. Kubernetes allows 86,400.
-pub(super) const AFFINITY_SECONDS_MAX: u32 = (1 << 17) - 1;
+pub(crate) const AFFINITY_SECONDS_MAX: u32 = (1 << 17) - 1;
 
 /// The value of a frontend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +109,7 @@ pub struct Front {
     pub pool: PoolId,
     /// Where its packets go first.
     pub first: Jump,
-    /// Where they go in the end: `Pick`, `Reject` or `Drop`.
+    /// Where they go in the end: `Pick`, `Ipvs`, `Reject` or `Drop`.
     pub last: Jump,
     /// Masquerade.
     pub masquerading: Masquerading,
@@ -212,13 +214,15 @@ pub struct Image {
     pub sources: HashSet<(Key, Prefix)>,
     /// Pick chains.
     pub picks: BTreeSet<Pick>,
+    /// Beside IPVS: the virtual servers that are ours.
+    pub owned: HashSet<Key>,
 }
 
 /// Images are equal when they do the same: who sits at which number of a pool is of no importance,
 /// and neither are pick chains that nothing leads to.
 impl PartialEq for Image {
     fn eq(&self, other: &Image) -> bool {
-        let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks } = self;
+        let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks, owned } = self;
         let seats = |slots: &Vec<Slot>| {
             let mut slots = slots.clone();
             slots.sort_unstable();
@@ -235,6 +239,7 @@ impl PartialEq for Image {
             && *sources == other.sources
             && self.used_picks().is_subset(&other.picks)
             && other.used_picks().is_subset(picks)
+            && *owned == other.owned
     }
 }
 
@@ -300,7 +305,7 @@ impl Image {
 
     /// All items, those that others refer to first.
     pub fn items(&self) -> impl Iterator<Item = Item> {
-        let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks } = self;
+        let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks, owned: _ } = self;
         let sticky = |id: &PoolId, slots: &[Slot]| slots.first().is_some_and(|s| living.contains(&(*id, *s)));
         let picks = picks.iter().map(|pick| Item::Pick(*pick));
         let pools = pools.iter().map(move |(id, slots)| Item::Pool(*id, slots.clone(), sticky(id, slots)));
@@ -314,7 +319,7 @@ impl Image {
 
     /// The keys of all items.
     pub fn keys(&self) -> impl Iterator<Item = ItemKey> {
-        let Image { frontends, inside, pools, living: _, near, cluster_ips, sources, picks } = self;
+        let Image { frontends, inside, pools, living: _, near, cluster_ips, sources, picks, owned: _ } = self;
         let picks = picks.iter().map(|pick| ItemKey::Pick(*pick));
         let pools = pools.keys().map(|id| ItemKey::Pool(*id));
         let near = near.iter().map(|ip| ItemKey::Near(*ip));
@@ -391,7 +396,7 @@ fn frontend_items(port: &PortRules, frontend: &Frontend, label: &Arc<str>, put: 
 
 /// How many Services ask for an item that several may ask for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     near: HashMap<IpAddr, u32>,
     cluster_ips: HashMap<IpAddr, u32>,
     picks: HashMap<Pick, u32>,
@@ -399,7 +404,7 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Whether several Services may ask for such an item.
-    pub(super) fn is_shared(key: &ItemKey) -> bool {
+    pub(crate) fn is_shared(key: &ItemKey) -> bool {
         match key {
             ItemKey::Near(_) | ItemKey::ClusterIp(_) | ItemKey::Pick(_) => true,
             ItemKey::Frontend(_) | ItemKey::Inside(_) | ItemKey::Pool(_) | ItemKey::Source(..) => false,
@@ -407,7 +412,7 @@ impl Shared {
     }
 
     /// One more, or one fewer, asks for it. Says nothing of items that are not shared.
-    pub(super) fn count(&mut self, key: &ItemKey, more: bool) {
+    pub(crate) fn count(&mut self, key: &ItemKey, more: bool) {
         match key {
             ItemKey::Near(ip) => count(&mut self.near, ip, more),
             ItemKey::ClusterIp(ip) => count(&mut self.cluster_ips, ip, more),
@@ -417,7 +422,7 @@ impl Shared {
     }
 
     /// Whether anybody asks for it.
-    pub(super) fn holds(&self, key: &ItemKey) -> bool {
+    pub(crate) fn holds(&self, key: &ItemKey) -> bool {
         match key {
             ItemKey::Near(ip) => self.near.contains_key(ip),
             ItemKey::ClusterIp(ip) => self.cluster_ips.contains_key(ip),

@@ -2,11 +2,11 @@
 
 use super::half::Tables;
 use super::image::{Image, Pick, Placement};
-use super::ruleset::{self, Options, program, set};
+use super::ruleset::{self, Balancer, Options, program, set};
 use super::spell::{self, Spelled, pick_code, spell};
 use super::steps::{Element, Group, Step, dependents};
 use crate::pool::Slot;
-use crate::program::{Installed, TABLE, install, needs_new_table, rule_userdata, table};
+use crate::program::{Installed, install, needs_new_table, rule_userdata, table};
 use crate::{Error, Failure};
 use model::Family;
 use netlink::nftables::{
@@ -37,7 +37,7 @@ impl Kernel {
         Ok(Kernel {
             socket: Socket::open()?,
             family,
-            table: table(family),
+            table: table(family, options.balancer.table()),
             options,
             source_lengths: BTreeSet::new(),
             batch: Batch::new(),
@@ -70,7 +70,7 @@ impl Kernel {
     /// Whether our table is there.
     pub fn exists(&mut self) -> Result<bool, Error> {
         let tables = tables(&mut self.socket)?;
-        Ok(tables.iter().any(|t| t.family == self.table.family && t.name == TABLE))
+        Ok(tables.iter().any(|t| t.family == self.table.family && t.name == self.table.name))
     }
 
     /// The number of the ruleset's generation, which every commit of anybody raises.
@@ -113,7 +113,7 @@ impl Kernel {
     /// The fixed verdicts that are missing.
     fn missing_verdicts(&mut self) -> Result<Vec<(&'static str, u32, &'static str)>, Error> {
         let mut missing = Vec::new();
-        for (map, code, chain) in ruleset::fixed_verdicts() {
+        for (map, code, chain) in ruleset::fixed_verdicts(self.options.balancer) {
             let key = code.to_ne_bytes();
             let right =
                 |raw: Raw<'_>| matches!(&raw.data, Some(Data::Verdict(Verdict::Goto(to))) if **to == *chain);
@@ -161,6 +161,10 @@ impl Kernel {
         image.cluster_ips = self
             .each(set::CLUSTER_IPS, |i, raw| i.cluster_ips.extend(spell::read_address(family, raw.key)))?
             .cluster_ips;
+        if self.options.balancer == Balancer::Ipvs {
+            image.owned =
+                self.each(set::OWNED, |i, raw| i.owned.extend(spell::read_owned(family, raw.key)))?.owned;
+        }
         for length in self.source_lengths.clone() {
             let found = self.each(&set::sources(length), |image, raw| {
                 image.sources.extend(spell::read_source(family, length, raw.key));
@@ -212,9 +216,12 @@ impl Kernel {
             self.batch.add_table(self.table, &[]);
             said.push(format!("+ table {}", self.table));
         }
-        let has_maps = ruleset::fixed_verdicts().iter().all(|(map, ..)| installed.sets.contains_key(*map));
+        let has_maps = ruleset::fixed_verdicts(self.options.balancer)
+            .iter()
+            .all(|(map, ..)| installed.sets.contains_key(*map));
         let picks = if has_maps { self.picks()? } else { BTreeSet::new() };
-        let missing = if has_maps { self.missing_verdicts()? } else { ruleset::fixed_verdicts() };
+        let missing =
+            if has_maps { self.missing_verdicts()? } else { ruleset::fixed_verdicts(self.options.balancer) };
         let program = program(self.family, &self.options, &picks, &self.source_lengths);
         said.extend(install(self.table, &installed, &program, &mut self.batch));
         for (map, code, chain) in missing {

@@ -3,7 +3,7 @@
 use super::half::{Half, Tables};
 use super::image::Image;
 use super::kernel::Kernel;
-use super::ruleset::Options;
+use super::ruleset::{Balancer, Options};
 use super::show::services;
 use super::steps::{Step, steps};
 use crate::sysctl::{self, Sysctl};
@@ -44,7 +44,7 @@ impl Plane {
     /// Opens the plane for these families; touches nothing yet.
     pub fn open(families: &[Family], drop_invalid: bool) -> Result<Plane, Error> {
         let open = |family: &Family| {
-            let options = Options { node: NodeRules::default(), drop_invalid };
+            let options = Options { node: NodeRules::default(), drop_invalid, balancer: Balancer::Maps };
             Ok(Half::new(*family, Kernel::open(*family, options)?))
         };
         let halves = families.iter().map(open).collect::<Result<_, Error>>()?;
@@ -65,7 +65,8 @@ impl Plane {
             report.program.extend(sysctl::ensure(&ROUTE_LOCALNET)?);
         }
         for half in &mut self.halves {
-            let options = Options { node: node.clone(), drop_invalid: self.drop_invalid };
+            let (node, drop_invalid) = (node.clone(), self.drop_invalid);
+            let options = Options { node, drop_invalid, balancer: Balancer::Maps };
             report.merge(half.reconcile(options, services.clone())?);
         }
         self.expect(before, &report);
@@ -108,7 +109,8 @@ impl Plane {
         let mut previews = Vec::new();
         for half in &mut self.halves {
             let family = half.family();
-            let options = Options { node: rules.node.clone(), drop_invalid: self.drop_invalid };
+            let (node, drop_invalid) = (rules.node.clone(), self.drop_invalid);
+            let options = Options { node, drop_invalid, balancer: Balancer::Maps };
             let (program, has) = match from_nothing {
                 true => (vec![format!("+ table {}", half.tables().name())], Image::default()),
                 false => (half.tables().preview(options)?, half.tables().read()?.unwrap_or_default()),
@@ -138,7 +140,11 @@ impl Plane {
     /// What the kernel holds, read back as Services.
     pub fn show(&mut self) -> Result<Vec<ShownService>, Error> {
         let images = self.read()?;
-        Ok(images.iter().filter_map(|(_, image)| image.as_ref()).flat_map(services).collect())
+        Ok(images
+            .iter()
+            .filter_map(|(_, image)| image.as_ref())
+            .flat_map(|image| services(image, |_| None))
+            .collect())
     }
 
     /// Reads what the kernel holds, one image for each family; `None` where there are no tables.
@@ -152,4 +158,4 @@ impl Plane {
 }
 
 /// Packets to 127.0.0.0/8 may leave through other interfaces, once translated.
-const ROUTE_LOCALNET: Sysctl = Sysctl { name: "net/ipv4/conf/all/route_localnet", value: "1" };
+pub(crate) const ROUTE_LOCALNET: Sysctl = Sysctl { name: "net/ipv4/conf/all/route_localnet", value: "1" };

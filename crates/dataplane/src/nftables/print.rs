@@ -51,6 +51,7 @@ impl fmt::Display for Jump {
             Jump::Drop => f.write_str("drop"),
             Jump::Sources => f.write_str("sources"),
             Jump::Inside => f.write_str("inside"),
+            Jump::Ipvs => f.write_str("ipvs"),
         }
     }
 }
@@ -88,6 +89,7 @@ impl fmt::Display for Element {
             Element::Near(ip) => write!(f, "near {ip}"),
             Element::ClusterIp(ip) => write!(f, "cluster-ip {ip}"),
             Element::Source(key, network) => write!(f, "source {key} from {network}"),
+            Element::Owned(key) => write!(f, "owned {key}"),
         }
     }
 }

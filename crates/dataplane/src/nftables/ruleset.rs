@@ -40,8 +40,10 @@ pub(super) mod set {
     pub(in super::super) const LIVING: &str = "living";
     /// Backends that may be their own clients, as source and destination.
     pub(in super::super) const NEAR: &str = "near";
-    /// ClusterIPs.
+    /// ClusterIPs; beside IPVS, every address that is the node's only for the sake of Services.
     pub(in super::super) const CLUSTER_IPS: &str = "cluster-ips";
+    /// Virtual servers that are ours, in a kernel that keeps no such mark.
+    pub(in super::super) const OWNED: &str = "owned-servers";
     /// Where frontends send packets that are not simply balanced. These are not among the picks,
     /// to which they lead in the end: the kernel suspects a loop in every circle of chains.
     pub(in super::super) const CHECKS: &str = "checks";
@@ -93,6 +95,7 @@ mod chain {
     pub(super) const NODE_INSIDE: &str = "node-from-inside";
     pub(super) const REJECT: &str = "refuse";
     pub(super) const DROP: &str = "discard";
+    pub(super) const IPVS: &str = "to-ipvs";
     pub(super) const MASQUERADE: &str = "masquerade";
     pub(super) const MASQUERADE_OFF_CLUSTER: &str = "masquerade-off-cluster";
     pub(super) const MASQUERADE_NODE: &str = "masquerade-node";
@@ -117,6 +120,26 @@ const MASQUERADE: Register = Register::new(12);
 const BACKEND: Register = Register::new(10);
 const BACKEND_ADDRESS: Register = Register::new(11);
 
+/// Who sends packets on to backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balancer {
+    /// The maps of this table.
+    Maps,
+    /// The kernel's IPVS, to which this table leaves all but what IPVS cannot do.
+    Ipvs,
+}
+
+impl Balancer {
+    /// The name of its tables, which is how they are known as ours. Each has its own, so that both
+    /// can be there while one takes over from the other.
+    pub fn table(self) -> &'static str {
+        match self {
+            Balancer::Maps => "portolan",
+            Balancer::Ipvs => "portolan-ipvs",
+        }
+    }
+}
+
 /// What of the program the configuration decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -125,6 +148,8 @@ pub struct Options {
     /// Forwarded packets that belong to no connection are dropped, so that they reach no client
     /// untranslated and have it reset its connection.
     pub drop_invalid: bool,
+    /// Who sends packets on.
+    pub balancer: Balancer,
 }
 
 /// The program, with the pick chains and source networks' lengths in use.
@@ -166,9 +191,12 @@ fn address_type(family: Family) -> Datatype {
 }
 
 /// The verdicts that maps of verdicts always hold, beside those of picks.
-pub(super) fn fixed_verdicts() -> Vec<(&'static str, u32, &'static str)> {
+pub(super) fn fixed_verdicts(balancer: Balancer) -> Vec<(&'static str, u32, &'static str)> {
     let mut verdicts = Vec::new();
     for placement in Placement::ALL {
+        if balancer == Balancer::Ipvs {
+            verdicts.push((placement.dispatch(), jump_code(Jump::Ipvs), chain::IPVS));
+        }
         verdicts.push((placement.dispatch(), jump_code(Jump::Reject), chain::REJECT));
         verdicts.push((placement.dispatch(), jump_code(Jump::Drop), chain::DROP));
     }
@@ -229,6 +257,10 @@ impl Ruleset<'_> {
             spec(set::NODE_CHECKS, vec![Datatype::Mark], SetValue::Verdict),
         ];
         sets.extend(Placement::ALL.map(|p| spec(p.dispatch(), vec![Datatype::Mark], SetValue::Verdict)));
+        if self.options.balancer == Balancer::Ipvs {
+            let at = vec![address, Datatype::InetProto, Datatype::InetService];
+            sets.push(spec(set::OWNED, at, SetValue::Nothing));
+        }
         let affinity = [&[address][..], &pool].concat();
         let affinity = spec(set::AFFINITY, affinity, SetValue::Data(backend.to_vec()));
         sets.push(SetSpec { dynamic_max: Some(AFFINITY_MAX), ..affinity });
@@ -273,6 +305,9 @@ impl Ruleset<'_> {
             base("output", ChainKind::Nat, Hook::Output, -100, to_services()),
             base("postrouting", ChainKind::Nat, Hook::Postrouting, 100, self.postrouting()),
         ];
+        if self.options.balancer == Balancer::Ipvs {
+            chains.insert(0, chain(chain::IPVS, vec![self.rule().accept().end("a virtual server takes it")]));
+        }
         if self.options.drop_invalid {
             let rules = vec![self.rule().if_invalid(KEY).drop().end("would reach the client untranslated")];
             chains.push(base("forward", ChainKind::Filter, Hook::Forward, 0, rules));
@@ -297,13 +332,26 @@ impl Ruleset<'_> {
         let placement = Placement::Address;
         let found = || self.key(placement).lookup(placement.map(), KEY, FOUND);
         let node = self.key(Placement::Node).lookup(Placement::Node.map(), KEY, FOUND);
-        let cluster_ip = self.rule().address(End::Destination, KEY).if_in(set::CLUSTER_IPS, KEY);
+        let node = node.if_host(End::Destination, KEY).goto(chain::NODE_PORTS).end("to a NodePort");
+        let cluster_ip = || self.rule().address(End::Destination, KEY).if_in(set::CLUSTER_IPS, KEY);
         let mut rules = vec![
             found().dispatch(placement.dispatch(), FIRST).end("to a Service"),
             found().dispatch(set::CHECKS, FIRST).end("to a Service, but who asks?"),
-            node.if_host(End::Destination, KEY).goto(chain::NODE_PORTS).end("to a NodePort"),
-            cluster_ip.goto(chain::REJECT).end("to a port that is no Service's"),
         ];
+        match self.options.balancer {
+            Balancer::Maps => {
+                let other_port = cluster_ip().goto(chain::REJECT).end("to a port that is no Service's");
+                rules.extend([node, other_port]);
+            }
+            // These addresses are the node's own here: what is refused there is not a NodePort, and
+            // they can be pinged.
+            Balancer::Ipvs => {
+                // The reset by which the node refuses itself goes to such an address, too.
+                let answer = cluster_ip().if_no_answer(KEY).goto(chain::REJECT);
+                let ping = cluster_ip().if_icmp(KEY).accept().end("to an address of a Service");
+                rules.extend([ping, answer.end("to a port that is no Service's"), node]);
+            }
+        }
         for network in self.of_family(&self.options.node.service_cidrs) {
             let rule = self.rule().if_within(End::Destination, network, KEY).drop();
             rules.push(rule.end("to a ClusterIP that nobody has"));
@@ -325,7 +373,9 @@ impl Ruleset<'_> {
                 false => rule.back().end("not served at localhost"),
             });
         }
-        for network in self.of_family(&self.options.node.node_port_networks) {
+        // At the node's other addresses IPVS serves them, and they are frontends like others.
+        let maps = self.options.balancer == Balancer::Maps;
+        for network in self.of_family(&self.options.node.node_port_networks).filter(|_| maps) {
             let rule = self.rule().if_within(End::Destination, network, KEY).goto(chain::NODE_SERVICES);
             rules.push(rule.end("served here"));
         }
@@ -335,6 +385,15 @@ impl Ruleset<'_> {
     fn node_services(&self) -> Vec<Rule> {
         let placement = Placement::Node;
         let found = || self.key(placement).lookup(placement.map(), KEY, FOUND);
+        if self.options.balancer == Balancer::Ipvs {
+            // Virtual servers at localhost do not work, so its clients have their picks here.
+            let inside = Placement::NodeInside;
+            let picked = self.key(inside).lookup(inside.map(), KEY, FOUND).dispatch(inside.dispatch(), FIRST);
+            return vec![
+                picked.end("to a Service, from localhost"),
+                found().dispatch(placement.dispatch(), LAST).end("to a Service without endpoints"),
+            ];
+        }
         vec![
             found().dispatch(placement.dispatch(), FIRST).end("to a Service"),
             found().dispatch(set::NODE_CHECKS, FIRST).end("to a Service, but who asks?"),
@@ -396,12 +455,20 @@ impl Ruleset<'_> {
         let original = original.lookup(set::FRONTENDS, KEY, FOUND).dispatch(set::MASQUERADING, MASQUERADE);
         let node = self.rule().protocol(KEY).original_port(KEY.after(4));
         let node = node.lookup(set::NODE_FRONTENDS, KEY, FOUND).dispatch(set::MASQUERADING, MASQUERADE);
-        vec![
-            self.rule().if_translated(false, KEY).back().end("not through a Service"),
-            near.if_in(set::NEAR, KEY).goto(chain::MASQUERADE).end("back to its own sender"),
-            original.end("through a Service"),
-            node.end("through a NodePort"),
-        ]
+        let near = near.if_in(set::NEAR, KEY).goto(chain::MASQUERADE).end("back to its own sender");
+        let original = original.end("through a Service");
+        let other = || self.rule().if_translated(false, KEY).back();
+        let node = node.end("through a NodePort");
+        match self.options.balancer {
+            Balancer::Maps => vec![other().end("not through a Service"), near, original, node],
+            // IPVS leaves no trace in a connection's status. What has the address of a Service as its
+            // source comes from the node, for which the way to that address is one to itself.
+            Balancer::Ipvs => {
+                let own = self.rule().address(End::Source, KEY).if_in(set::CLUSTER_IPS, KEY);
+                let own = own.goto(chain::MASQUERADE).end("from the node by an address of a Service");
+                vec![near, own, original, other().end("not through localhost"), node]
+            }
+        }
     }
 
     fn masquerade_off_cluster(&self) -> Vec<Rule> {

@@ -127,6 +127,7 @@ pub(super) fn spell(element: &Element) -> Spelled {
             key: Bytes::new().key(key).address(network.network()),
             value: None,
         },
+        Element::Owned(key) => plain(set::OWNED, Bytes::new().key(key)),
     }
 }
 
@@ -155,6 +156,7 @@ pub(super) fn jump_code(jump: Jump) -> u32 {
         Jump::Drop => 2 << COUNT_BITS,
         Jump::Sources => 3 << COUNT_BITS,
         Jump::Inside => 4 << COUNT_BITS,
+        Jump::Ipvs => 5 << COUNT_BITS,
     }
 }
 
@@ -165,6 +167,7 @@ pub(super) fn read_jump(code: u32) -> Option<Jump> {
         (0, 2) => Jump::Drop,
         (0, 3) => Jump::Sources,
         (0, 4) => Jump::Inside,
+        (0, 5) => Jump::Ipvs,
         (0, _) => return None,
         (count, affinity_seconds) => Jump::Pick { count, affinity_seconds },
     })
@@ -305,6 +308,11 @@ pub(super) fn read_living(family: Family, key: &[u8]) -> Option<(PoolId, Slot)> 
 /// Reads the first address of a key.
 pub(super) fn read_address(family: Family, key: &[u8]) -> Option<IpAddr> {
     reader(key).address(family)
+}
+
+/// Reads a virtual server.
+pub(super) fn read_owned(family: Family, key: &[u8]) -> Option<Key> {
+    reader(key).address_key(family)
 }
 
 /// Reads a source network of this length.

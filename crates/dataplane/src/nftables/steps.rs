@@ -33,6 +33,8 @@ pub enum Element {
     ClusterIp(IpAddr),
     /// A network whose clients a frontend serves.
     Source(Key, Prefix),
+    /// A virtual server of IPVS that is ours.
+    Owned(Key),
 }
 
 /// The smallest change.
@@ -69,7 +71,7 @@ pub struct Group {
 pub type Commit = Vec<Group>;
 
 /// The number of commits that a change takes.
-pub(super) const PHASES: usize = 3;
+pub(crate) const PHASES: usize = 3;
 
 /// What one Service, or nobody, has to do in each of the commits.
 #[derive(Clone, Debug, Default)]
@@ -258,7 +260,7 @@ pub(super) fn dependents(groups: &[Group], refused: &BTreeSet<usize>) -> BTreeSe
 }
 
 /// Living backends of no pool: only another's hand leaves such.
-pub(super) fn strays(has: &Image, wanted: impl Fn(&(PoolId, Slot)) -> bool, draft: &mut Draft) {
+pub(crate) fn strays(has: &Image, wanted: impl Fn(&(PoolId, Slot)) -> bool, draft: &mut Draft) {
     let seated = |(id, slot): &(PoolId, Slot)| has.pools.get(id).is_some_and(|slots| slots.contains(slot));
     for entry in has.living.iter().filter(|entry| !seated(entry) && !wanted(entry)) {
         draft.first(Step::Remove(Element::Living(entry.0, entry.1)));
@@ -267,7 +269,7 @@ pub(super) fn strays(has: &Image, wanted: impl Fn(&(PoolId, Slot)) -> bool, draf
 
 impl Step {
     /// The item that it puts, if several Services may ask for it.
-    pub(super) fn shared_key(&self) -> Option<ItemKey> {
+    pub(crate) fn shared_key(&self) -> Option<ItemKey> {
         match self {
             Step::Put(Element::Near(ip)) => Some(ItemKey::Near(*ip)),
             Step::Put(Element::ClusterIp(ip)) => Some(ItemKey::ClusterIp(*ip)),
@@ -319,6 +321,9 @@ fn put(image: &mut Image, element: Element) {
         Element::Source(key, network) => {
             image.sources.insert((key, network));
         }
+        Element::Owned(key) => {
+            image.owned.insert(key);
+        }
     }
 }
 
@@ -353,6 +358,9 @@ fn remove(image: &mut Image, element: &Element) {
         }
         Element::Source(key, network) => {
             image.sources.remove(&(*key, *network));
+        }
+        Element::Owned(key) => {
+            image.owned.remove(key);
         }
     }
 }

@@ -97,8 +97,8 @@ impl Walker<'_> {
                 self.pick(front.pool, count, affinity_seconds, front.masquerading)
             }
             Jump::Reject => self.end(VerdictKind::Reject),
-            // `last` is never one of the two that lead on.
-            Jump::Drop | Jump::Sources | Jump::Inside => self.end(VerdictKind::Drop),
+            // `last` is never one of the two that lead on, and only the walk through IPVS knows of that.
+            Jump::Drop | Jump::Sources | Jump::Inside | Jump::Ipvs => self.end(VerdictKind::Drop),
         }
     }
 

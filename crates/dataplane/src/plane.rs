@@ -1,28 +1,33 @@
 //! One of the planes, and what all of them do.
 
 use crate::conntrack::{self, Suspects};
+use crate::ipvs;
 use crate::nftables::{self, Drift, Preview};
 use crate::{Error, Report, ShownService};
 use model::Family;
 use plan::{Delta, NodeRules, Rules, ServiceRules};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Instant;
 
 /// How Services are routed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// By maps in nftables.
     Nftables,
+    /// By the kernel's IPVS.
+    Ipvs,
 }
 
 impl Mode {
     /// All that are built.
-    pub const ALL: [Mode; 1] = [Mode::Nftables];
+    pub const ALL: [Mode; 2] = [Mode::Nftables, Mode::Ipvs];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Mode::Nftables => "nftables",
+            Mode::Ipvs => "ipvs",
         }
     }
 }
@@ -39,6 +44,7 @@ impl FromStr for Mode {
     fn from_str(text: &str) -> Result<Mode, String> {
         match text {
             "nftables" => Ok(Mode::Nftables),
+            "ipvs" => Ok(Mode::Ipvs),
             other => Err(format!("mode {other} is not built")),
         }
     }
@@ -51,6 +57,8 @@ pub struct PlaneOptions {
     pub families: Vec<Family>,
     /// Drop forwarded packets that belong to no connection.
     pub drop_invalid: bool,
+    /// What IPVS needs to know beside.
+    pub ipvs: ipvs::Configuration,
 }
 
 /// A data plane at work.
@@ -58,6 +66,8 @@ pub struct PlaneOptions {
 pub enum Plane {
     /// nftables.
     Nftables(nftables::Plane),
+    /// IPVS.
+    Ipvs(ipvs::Plane),
 }
 
 impl Plane {
@@ -66,6 +76,10 @@ impl Plane {
         match mode {
             Mode::Nftables => {
                 Ok(Plane::Nftables(nftables::Plane::open(&options.families, options.drop_invalid)?))
+            }
+            Mode::Ipvs => {
+                let PlaneOptions { families, drop_invalid, ipvs } = options;
+                Ok(Plane::Ipvs(ipvs::Plane::open(families, *drop_invalid, ipvs.clone())?))
             }
         }
     }
@@ -78,6 +92,7 @@ impl Plane {
     ) -> Result<Report, Error> {
         match self {
             Plane::Nftables(plane) => plane.reconcile(node, services),
+            Plane::Ipvs(plane) => plane.reconcile(node, services),
         }
     }
 
@@ -85,6 +100,7 @@ impl Plane {
     pub fn apply(&mut self, deltas: &[Delta]) -> Report {
         match self {
             Plane::Nftables(plane) => plane.apply(deltas),
+            Plane::Ipvs(plane) => plane.apply(deltas),
         }
     }
 
@@ -92,6 +108,7 @@ impl Plane {
     pub fn preview(&mut self, rules: &Rules, from_nothing: bool) -> Result<Vec<Preview>, Error> {
         match self {
             Plane::Nftables(plane) => plane.preview(rules, from_nothing),
+            Plane::Ipvs(plane) => plane.preview(rules, from_nothing),
         }
     }
 
@@ -99,6 +116,7 @@ impl Plane {
     pub fn show(&mut self) -> Result<Vec<ShownService>, Error> {
         match self {
             Plane::Nftables(plane) => plane.show(),
+            Plane::Ipvs(plane) => plane.show(),
         }
     }
 
@@ -106,6 +124,15 @@ impl Plane {
     pub fn drift(&mut self) -> Result<Drift, Error> {
         match self {
             Plane::Nftables(plane) => plane.drift(),
+            Plane::Ipvs(plane) => plane.drift(),
+        }
+    }
+
+    /// Does what time brings: to be called every second or so.
+    pub fn tick(&mut self, now: Instant) -> Report {
+        match self {
+            Plane::Nftables(_) => Report::default(),
+            Plane::Ipvs(plane) => plane.drain(now),
         }
     }
 
@@ -118,6 +145,7 @@ impl Plane {
     pub fn remove(&mut self) -> Result<Vec<String>, Error> {
         match self {
             Plane::Nftables(plane) => plane.remove(),
+            Plane::Ipvs(plane) => plane.remove(),
         }
     }
 }

@@ -16,8 +16,15 @@ pub(crate) fn run() -> Result<ExitCode, Error> {
     let mut out = std::io::stdout().lock();
     let mut any = false;
     for mode in Mode::ALL {
-        let options = PlaneOptions { families: Family::ALL.to_vec(), drop_invalid: false };
-        for removed in Plane::open(mode, &options)?.remove()? {
+        let families = Family::ALL.to_vec();
+        let options = PlaneOptions { families, drop_invalid: false, ipvs: Default::default() };
+        let mut plane = match Plane::open(mode, &options) {
+            Ok(plane) => plane,
+            // What the kernel does not have holds nothing of ours.
+            Err(error) if error.is_missing() => continue,
+            Err(error) => return Err(error.into()),
+        };
+        for removed in plane.remove()? {
             any = true;
             writeln!(out, "removed {removed}").map_err(Error::Output)?;
         }

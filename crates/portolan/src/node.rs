@@ -2,7 +2,8 @@
 
 use crate::error::Error;
 use clap::Args;
-use config::Configuration;
+use config::{Configuration, IpvsAddresses, PortolanConfiguration};
+use dataplane::ipvs;
 use dataplane::{Mode, PlaneOptions};
 use model::{Family, Name};
 use netlink::{Route, Socket};
@@ -46,7 +47,7 @@ impl Prepared {
 impl NodeArguments {
     /// Reads the configuration and looks at the node. The command line wins over the file.
     pub(crate) fn prepare(&self) -> Result<Prepared, Error> {
-        let configuration = load(self.config.as_deref())?;
+        let (configuration, ours) = load(self.config.as_deref())?;
         let name = self.hostname_override.as_ref().or(configuration.hostname_override.as_ref());
         let node_name = match name {
             Some(name) => name.trim().to_lowercase(),
@@ -55,8 +56,11 @@ impl NodeArguments {
         let mode = choose_mode(self.mode.unwrap_or(configuration.mode))?;
         let settings =
             config::settings(&configuration, configured(mode), Name::from(node_name), interface_addresses()?);
-        let options =
-            PlaneOptions { families: families(), drop_invalid: !configuration.conntrack.tcp_be_liberal };
+        let options = PlaneOptions {
+            families: families(),
+            drop_invalid: !configuration.conntrack.tcp_be_liberal,
+            ipvs: ipvs_options(&configuration.ipvs, &ours),
+        };
         Ok(Prepared { configuration, settings, mode, options })
     }
 }
@@ -66,17 +70,40 @@ fn mode(text: &str) -> Result<config::Mode, config::NotAMode> {
 }
 
 /// Reads a configuration file, or takes the defaults; oddities go to the log.
-pub(crate) fn load(file: Option<&Path>) -> Result<Configuration, Error> {
-    let Some(file) = file else { return Ok(Configuration::default()) };
-    let config::Loaded { configuration, warnings, .. } = config::load(file)?;
+pub(crate) fn load(file: Option<&Path>) -> Result<(Configuration, PortolanConfiguration), Error> {
+    let Some(file) = file else { return Ok(Default::default()) };
+    let config::Loaded { configuration, warnings, portolan, .. } = config::load(file)?;
     warnings.iter().for_each(|warning| warn!("{warning}"));
-    Ok(configuration)
+    Ok((configuration, portolan))
+}
+
+/// What the configuration says of IPVS, in the plane's words.
+fn ipvs_options(configured: &config::Ipvs, ours: &PortolanConfiguration) -> ipvs::Configuration {
+    let seconds = |time: Option<Duration>| time.map_or(0, |t| u32::try_from(t.as_secs()).unwrap_or(u32::MAX));
+    ipvs::Configuration {
+        scheduler: Name::from(&*configured.scheduler),
+        excluded: configured.exclude_cidrs.clone(),
+        kernel: ipvs::Settings {
+            addresses: match ours.ipvs.addresses {
+                IpvsAddresses::Routes => ipvs::Addresses::Routes,
+                IpvsAddresses::Addresses => ipvs::Addresses::Device,
+            },
+            strict_arp: configured.strict_arp,
+            timeouts: ipvs::Timeouts {
+                tcp_s: seconds(configured.tcp_timeout),
+                tcp_fin_s: seconds(configured.tcp_fin_timeout),
+                udp_s: seconds(configured.udp_timeout),
+            },
+        },
+        ..ipvs::Configuration::default()
+    }
 }
 
 /// A mode in the configuration's words.
 pub(crate) fn configured(mode: Mode) -> config::Mode {
     match mode {
         Mode::Nftables => config::Mode::NfTables,
+        Mode::Ipvs => config::Mode::Ipvs,
     }
 }
 
@@ -88,6 +115,7 @@ fn choose_mode(asked: config::Mode) -> Result<Mode, Error> {
             Ok(Mode::Nftables)
         }
         config::Mode::NfTables => Ok(Mode::Nftables),
+        config::Mode::Ipvs => Ok(Mode::Ipvs),
         other => Err(Error::NotBuilt(other.name())),
     }
 }
@@ -102,11 +130,13 @@ fn hostname() -> Result<String, Error> {
 pub(crate) fn interface_addresses() -> Result<Vec<IpAddr>, Error> {
     let mut socket: Socket<Route> = Socket::open().map_err(dataplane::Error::from)?;
     let addresses = socket.addresses(None).map_err(dataplane::Error::from)?;
+    let services = socket.link(ipvs::DEVICE).map(|link| link.index).ok();
+    let addresses = addresses.into_iter().filter(|address| Some(address.link) != services);
     let reachable = |ip: &IpAddr| match ip {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
     };
-    Ok(addresses.into_iter().map(|a| a.prefix.address).filter(reachable).collect())
+    Ok(addresses.map(|a| a.prefix.address).filter(reachable).collect())
 }
 
 /// The families that the node has: IPv4 always, IPv6 unless the kernel lacks it or it is off.

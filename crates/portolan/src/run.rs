@@ -311,6 +311,8 @@ impl Daemon {
         if !self.synced {
             return;
         }
+        let report = self.plane.tick(now);
+        self.account(&report);
         match self.plane.drift() {
             Ok(Drift::None) => {}
             Ok(Drift::Elsewhere) => self.suspicious = true,

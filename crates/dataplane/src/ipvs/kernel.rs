@@ -1,0 +1,374 @@
+//! The kernel's virtual servers, and the addresses they are found at: reading them, making ready
+//! for them, carrying steps out.
+
+use super::half::{Held, Servers};
+use super::image::{Config, Server, ServerKey};
+use super::steps::Step;
+use crate::Error;
+use crate::nftables::Key;
+use crate::pool::Slot;
+use crate::sysctl::{self, Sysctl};
+use model::{Family, Protocol};
+use netlink::ipvs::{
+    Destination, DestinationInfo, Forwarding, Ipvs, PERSISTENT, Requests, SCHED1, Service, ServiceKey,
+};
+use netlink::route::{
+    Action, Address, LinkChange, NewLink, Prefix, RouteEntry, RouteFilter, RouteKind, TABLE_LOCAL,
+};
+use netlink::{Route, Socket};
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+
+/// The device that Services' addresses belong to, by the name that kube-proxy gave it and that
+/// others look for.
+pub const DEVICE: &str = "kube-ipvs0";
+/// Who made a route, in the kernel's list of such numbers: one that is nobody's.
+const ROUTE_PROTOCOL: u8 = 112;
+
+/// How an address is made the node's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Addresses {
+    /// By a local route: ten thousand take a tenth of a second.
+    #[default]
+    Routes,
+    /// By putting it on the device, where `ip addr` shows it: ten thousand take seconds, and each
+    /// one more takes longer.
+    Device,
+}
+
+/// What of the kernel the configuration decides.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// How an address is made the node's own.
+    pub addresses: Addresses,
+    /// The node answers ARP only for addresses on the interface that is asked.
+    pub strict_arp: bool,
+    /// How long idle connections are kept; 0 leaves a time as it is.
+    pub timeouts: Timeouts,
+}
+
+/// How long idle connections are kept, in seconds; 0 leaves a time as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Timeouts {
+    /// Of established TCP connections.
+    pub tcp_s: u32,
+    /// Of TCP connections after a FIN.
+    pub tcp_fin_s: u32,
+    /// Of UDP.
+    pub udp_s: u32,
+}
+
+/// The kernel of one family, in the network namespace that the sockets were opened in.
+#[derive(Debug)]
+pub struct Kernel {
+    family: Family,
+    settings: Settings,
+    route: Socket<Route>,
+    ipvs: Ipvs,
+    /// The device's number, once it is known.
+    device: u32,
+}
+
+impl Kernel {
+    /// Opens a way to the kernel; touches nothing yet.
+    pub fn open(family: Family, settings: Settings) -> Result<Kernel, Error> {
+        Ok(Kernel { family, settings, route: Socket::open()?, ipvs: Ipvs::open()?, device: 0 })
+    }
+
+    /// The addresses on the node's interfaces, the device for Services' addresses left out.
+    pub fn node_addresses(&mut self) -> Result<Vec<IpAddr>, Error> {
+        let device = self.find_device()?;
+        let addresses = self.route.addresses(None)?.into_iter();
+        let addresses = addresses.filter(|a| Some(a.link) != device && a.usable);
+        Ok(addresses.map(|a| a.prefix.address).filter(|ip| Family::of(*ip) == self.family).collect())
+    }
+
+    fn find_device(&mut self) -> Result<Option<u32>, Error> {
+        match self.route.link(DEVICE) {
+            Ok(link) => Ok(Some(link.index)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the device away if nothing is left on it.
+    pub fn remove_device(&mut self) -> Result<bool, Error> {
+        let Some(device) = self.find_device()? else { return Ok(false) };
+        let addresses = self.route.addresses(Some(device))?;
+        let link_local =
+            |a: &Address| matches!(a.prefix.address, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let filter =
+            RouteFilter { link: Some(device), kind: Some(RouteKind::Local), ..RouteFilter::default() };
+        let ours = |route: &RouteEntry| route.protocol == ROUTE_PROTOCOL;
+        if addresses.iter().any(|a| !link_local(a)) || self.route.routes(filter)?.iter().any(ours) {
+            return Ok(false);
+        }
+        self.route.delete_link(device)?;
+        Ok(true)
+    }
+
+    fn install_device(&mut self, said: &mut Vec<String>) -> Result<(), Error> {
+        if self.find_device()?.is_none() {
+            self.route.add_link(DEVICE, NewLink::Dummy)?;
+            said.push(format!("+ device {DEVICE}"));
+        }
+        let link = self.route.link(DEVICE)?;
+        if !link.up {
+            // Routes lead only to devices that are up.
+            self.route.change_link(link.index, LinkChange::Up)?;
+            said.push(format!("~ device {DEVICE} up"));
+        }
+        self.device = link.index;
+        Ok(())
+    }
+
+    fn install_timeouts(&mut self, said: &mut Vec<String>) -> Result<(), Error> {
+        let Timeouts { tcp_s, tcp_fin_s, udp_s } = self.settings.timeouts;
+        if self.settings.timeouts == Timeouts::default() {
+            return Ok(());
+        }
+        let has = self.ipvs.timeouts()?;
+        let differs = |wants: u32, has: u32| wants != 0 && wants != has;
+        if differs(tcp_s, has.tcp_s) || differs(tcp_fin_s, has.tcp_fin_s) || differs(udp_s, has.udp_s) {
+            let mut requests = self.ipvs.requests();
+            requests.set_timeouts(netlink::ipvs::Timeouts { tcp_s, tcp_fin_s, udp_s });
+            self.ipvs.send(&"set how long IPVS keeps idle connections", &mut requests)?;
+            said.push("~ how long idle connections are kept".to_owned());
+        }
+        Ok(())
+    }
+
+    fn read_addresses(&mut self, ours: &HashSet<IpAddr>) -> Result<HashSet<IpAddr>, Error> {
+        let Some(device) = self.find_device()? else { return Ok(HashSet::new()) };
+        self.device = device;
+        let found: Vec<IpAddr> = match self.settings.addresses {
+            Addresses::Device => {
+                self.route.addresses(Some(device))?.into_iter().map(|a| a.prefix.address).collect()
+            }
+            Addresses::Routes => {
+                // Also those that come from addresses which another proxy has left on the device.
+                let filter = RouteFilter {
+                    table: Some(TABLE_LOCAL),
+                    link: Some(device),
+                    kind: Some(RouteKind::Local),
+                    protocol: None,
+                };
+                self.route.routes(filter)?.into_iter().map(|r| r.destination.address).collect()
+            }
+        };
+        Ok(found.into_iter().filter(|ip| Family::of(*ip) == self.family && ours.contains(ip)).collect())
+    }
+
+    fn read_server(&mut self, service: &Service) -> Result<Server, Error> {
+        let mut backends = BTreeMap::new();
+        for found in self.ipvs.destinations(&service.key)? {
+            let Destination { address, port, weight, forwarding, .. } = found.destination;
+            // One that forwards otherwise is not ours; it is replaced when its place is wanted.
+            if forwarding == Forwarding::Masquerade {
+                backends.insert(Slot { address, port }, u16::try_from(weight).unwrap_or(u16::MAX));
+            }
+        }
+        Ok(Server { config: read_config(service), backends })
+    }
+
+    /// Carries out steps of one kind: those for addresses, or those for servers.
+    fn carry_addresses(&mut self, action: Action, addresses: &[IpAddr]) -> Result<(), netlink::Error> {
+        let device = self.device;
+        match self.settings.addresses {
+            Addresses::Routes => {
+                let route =
+                    |ip: &IpAddr| RouteEntry { protocol: ROUTE_PROTOCOL, ..RouteEntry::local(*ip, device) };
+                self.route.change_routes(action, &addresses.iter().map(route).collect::<Vec<_>>())
+            }
+            Addresses::Device => {
+                let address = |ip: &IpAddr| Address::new(device, Prefix::host(*ip));
+                self.route.change_addresses(action, &addresses.iter().map(address).collect::<Vec<_>>())
+            }
+        }
+    }
+}
+
+impl Servers for Kernel {
+    fn install(&mut self) -> Result<Vec<String>, Error> {
+        let mut said = Vec::new();
+        self.install_device(&mut said)?;
+        for switch in switches(self.family, &self.settings) {
+            said.extend(sysctl::ensure(&switch)?);
+        }
+        self.install_timeouts(&mut said)?;
+        Ok(said)
+    }
+
+    fn read(&mut self, ours: &HashSet<Key>, addresses: &HashSet<IpAddr>) -> Result<Held, Error> {
+        let mut servers = BTreeMap::new();
+        for found in self.ipvs.services()? {
+            let Some(key) = read_key(&found.service.key) else { continue };
+            if Family::of(key.address) == self.family && ours.contains(&key.key()) {
+                servers.insert(key, self.read_server(&found.service)?);
+            }
+        }
+        Ok((servers, self.read_addresses(addresses)?))
+    }
+
+    fn server(&mut self, key: ServerKey) -> Result<Option<Server>, Error> {
+        match self.ipvs.service(&service_key(&key)) {
+            Ok(found) => self.read_server(&found.service).map(Some),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn has_address(&mut self, ip: IpAddr) -> Result<bool, Error> {
+        Ok(self.route.kind_of_way_to(ip)? == Some(RouteKind::Local))
+    }
+
+    fn carry(&mut self, steps: &[Step]) -> Vec<(usize, String)> {
+        let mut refused = Vec::new();
+        let mut requests = self.ipvs.requests();
+        let mut places = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
+            if request(step, &mut requests) {
+                places.push(index);
+            }
+        }
+        if !requests.is_empty() {
+            let done = self.ipvs.send(&"change virtual servers", &mut requests);
+            collect_refusals(done, &places, steps, &mut refused);
+        }
+        for action in [Action::Add, Action::Delete] {
+            let wanted = |step: &Step| match (step, action) {
+                (Step::AddAddress(ip), Action::Add) | (Step::RemoveAddress(ip), Action::Delete) => Some(*ip),
+                _ => None,
+            };
+            let found = steps.iter().enumerate().filter_map(|(index, step)| Some((index, wanted(step)?)));
+            let (places, addresses): (Vec<usize>, Vec<IpAddr>) = found.unzip();
+            if !addresses.is_empty() {
+                let done = self.carry_addresses(action, &addresses);
+                collect_refusals(done, &places, steps, &mut refused);
+            }
+        }
+        refused
+    }
+
+    fn connections(&mut self, server: ServerKey) -> Result<BTreeMap<Slot, u64>, Error> {
+        let found = match self.ipvs.destinations(&service_key(&server)) {
+            Ok(found) => found,
+            Err(error) if error.is_not_found() => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        let count = |found: DestinationInfo| {
+            let slot = Slot { address: found.destination.address, port: found.destination.port };
+            (slot, u64::from(found.active) + u64::from(found.inactive))
+        };
+        Ok(found.into_iter().map(count).collect())
+    }
+}
+
+/// Notes what was refused. When the exchange itself failed, all of it was. What was to be taken away
+/// and is not there counts as done.
+fn collect_refusals(
+    done: Result<(), netlink::Error>,
+    places: &[usize],
+    steps: &[Step],
+    refused: &mut Vec<(usize, String)>,
+) {
+    let Err(error) = done else { return };
+    if error.refused().is_empty() {
+        refused.extend(places.iter().map(|index| (*index, error.to_string())));
+    }
+    for one in error.refused() {
+        let Some(index) = places.get(one.index) else { continue };
+        let removes = matches!(
+            steps.get(*index),
+            Some(Step::RemoveServer(_) | Step::RemoveBackend(..) | Step::RemoveAddress(_))
+        );
+        if !(removes && one.refusal.is_not_found()) {
+            refused.push((*index, one.refusal.to_string()));
+        }
+    }
+}
+
+fn service_key(key: &ServerKey) -> ServiceKey {
+    let ServerKey { address, port, protocol } = *key;
+    ServiceKey::Address { protocol: protocol.number(), address, port }
+}
+
+fn read_key(key: &ServiceKey) -> Option<ServerKey> {
+    match *key {
+        ServiceKey::Address { protocol, address, port } => {
+            Some(ServerKey { address, port, protocol: Protocol::from_number(protocol)? })
+        }
+        ServiceKey::Mark { .. } => None,
+    }
+}
+
+/// The flag by which both sh and mh fall back.
+const FALLBACK: u32 = SCHED1;
+
+fn service(key: &ServerKey, config: &Config) -> Service {
+    let Config { scheduler, fallback, affinity_seconds } = config;
+    let persistent = affinity_seconds.map_or(0, |_| PERSISTENT);
+    let fallback = if *fallback { FALLBACK } else { 0 };
+    Service {
+        flags: persistent | fallback,
+        timeout_s: affinity_seconds.unwrap_or(0),
+        ..Service::new(service_key(key), scheduler)
+    }
+}
+
+fn read_config(service: &Service) -> Config {
+    Config {
+        scheduler: (&*service.scheduler).into(),
+        fallback: service.flags & FALLBACK != 0,
+        affinity_seconds: (service.flags & PERSISTENT != 0).then_some(service.timeout_s),
+    }
+}
+
+fn destination(slot: &Slot, weight: u16) -> Destination {
+    Destination::new(slot.address, slot.port, weight.into())
+}
+
+/// Adds what carries out a step, if it is one for IPVS.
+fn request(step: &Step, requests: &mut Requests) -> bool {
+    match step {
+        Step::AddServer(key, config) => requests.add_service(&service(key, config)),
+        Step::EditServer(key, config) => requests.set_service(&service(key, config)),
+        Step::RemoveServer(key) => requests.delete_service(&service_key(key)),
+        Step::AddBackend(key, slot, weight) => {
+            requests.add_destination(&service_key(key), &destination(slot, *weight));
+        }
+        Step::SetWeight(key, slot, weight) => {
+            requests.set_destination(&service_key(key), &destination(slot, *weight));
+        }
+        Step::RemoveBackend(key, slot) => {
+            requests.delete_destination(&service_key(key), slot.address, slot.port);
+        }
+        Step::Table(_) | Step::AddAddress(_) | Step::RemoveAddress(_) => return false,
+    }
+    true
+}
+
+/// The kernel's switches, by family. The first four exist in each network namespace.
+fn switches(family: Family, settings: &Settings) -> Vec<Sysctl> {
+    let on = |name| Sysctl { name, value: "1" };
+    let mut switches = vec![
+        // Without it connections through IPVS have no entry by which to masquerade them.
+        on("net/ipv4/vs/conntrack"),
+        // A connection whose real server is gone is forgotten, so that the client's next try finds
+        // another.
+        on("net/ipv4/vs/expire_nodest_conn"),
+        // The same for remembered clients of servers of weight 0.
+        on("net/ipv4/vs/expire_quiescent_template"),
+        // A new connection from a port that was used before is scheduled anew. (Between 4.1 and 5.9
+        // that cost it a second, `ip_vs_in`; those kernels are too old for us in other ways.)
+        on("net/ipv4/vs/conn_reuse_mode"),
+    ];
+    if family == Family::V4 {
+        switches.push(on("net/ipv4/ip_forward"));
+    }
+    if settings.strict_arp {
+        switches.push(Sysctl { name: "net/ipv4/conf/all/arp_ignore", value: "1" });
+        switches.push(Sysctl { name: "net/ipv4/conf/all/arp_announce", value: "2" });
+    }
+    switches
+}

@@ -1,0 +1,157 @@
+//! The whole program in mode ipvs: endpoints come and go, it is killed, what it made is taken away,
+//! all while connections flow. Where the kernel has no IPVS, every test is reported as ignored;
+//! `cargo xtask vm -p portolan` runs them on a kernel that has it.
+
+mod common;
+
+use common::Bench;
+use lab::{Load, Protocol};
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Connections a second.
+const RATE: u32 = 20;
+/// A machine without hardware help may be slow; what it may not do is lose a connection.
+const LONG: Duration = Duration::from_secs(60);
+
+type Test = (&'static str, fn());
+const TESTS: [Test; 4] = [
+    ("ipvs_churns_under_load", churn),
+    ("ipvs_survives_a_kill_under_load", killed),
+    ("ipvs_survives_a_kill_in_the_middle", killed_in_the_middle),
+    ("ipvs_repairs_what_others_change", vandalism),
+];
+
+fn main() -> ExitCode {
+    let has_ipvs = lab::Namespace::new()
+        .and_then(|namespace| namespace.run(|| netlink::ipvs::Ipvs::open().is_ok()))
+        .is_ok_and(|yes| yes);
+    let in_vm = std::env::var_os("PORTOLAN_VM").is_some();
+    let trial = |(name, test): Test| {
+        let run = move || -> Result<(), Failed> {
+            test();
+            Ok(())
+        };
+        Trial::test(name, run).with_ignored_flag(!has_ipvs && !in_vm)
+    };
+    let mut arguments = Arguments::from_args();
+    // Beside others, what a test's connections meet would be the others' load.
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, TESTS.into_iter().map(trial).collect()).exit_code()
+}
+
+/// What the kernel holds, as `ipvsadm --save` and the others tell it, in an order of no meaning.
+fn tables(bench: &Bench) -> Vec<String> {
+    let servers = bench.tool("ipvsadm -Sn");
+    // Device and table may be away at the moment.
+    let routes = bench.tool("ip route show table local");
+    let rules = bench.tool("nft --stateless list ruleset");
+    let trim = |line: &str| {
+        line.trim().trim_start_matches("elements = {").trim_end_matches([',', '}', ' ']).trim().to_owned()
+    };
+    let mut lines: Vec<String> = servers
+        .lines()
+        .chain(routes.lines().filter(|line| line.contains("kube-ipvs0")))
+        .chain(rules.lines())
+        .map(trim)
+        .collect();
+    lines.sort();
+    lines
+}
+
+fn load(bench: &Bench) -> lab::Running {
+    let load = Load::new(Protocol::Tcp, bench.cluster_ip()).and(bench.node_port());
+    load.per_second(RATE).timeout(LONG).start(&[&bench.client]).expect("a load")
+}
+
+fn churn() {
+    let mut bench = Bench::new("ipvs", 5);
+    bench.start();
+    let load = load(&bench);
+    let held = bench.client.client(Protocol::Tcp).hold(bench.cluster_ip(), 5, Duration::from_millis(50));
+    let held = held.expect("connections to hold");
+    // Every set of endpoints but the empty one comes about, by one step or several.
+    for change in 0u32..100 {
+        let set = (change * 7 + 3) % 31 + 1;
+        bench.endpoints(&(0..5).filter(|index| set >> index & 1 == 1).collect::<Vec<_>>());
+        std::thread::sleep(Duration::from_millis(80));
+    }
+    let report = load.stop().expect("a report");
+    println!("{report}");
+    assert_eq!(report.failed(), 0, "{report}");
+    assert!(report.answered() > 100, "{report}");
+    let held = held.finish();
+    assert!(held.unharmed(), "{held:?}");
+}
+
+fn killed() {
+    let mut bench = Bench::new("ipvs", 3);
+    bench.start();
+    let before = tables(&bench);
+    assert!(before.iter().any(|line| line.starts_with("-a -t 10.96.0.10:80")), "{before:#?}");
+    let load = load(&bench);
+    for moment in 0..20 {
+        bench.kill();
+        assert_eq!(tables(&bench), before, "after kill {moment}");
+        bench.spawn();
+        // Killed while it reads, adopts, compares or idles, as it happens.
+        std::thread::sleep(Duration::from_millis(moment * 7));
+    }
+    bench.kill();
+    bench.start();
+    assert_eq!(tables(&bench), before);
+    let report = load.stop().expect("a report");
+    println!("{report}");
+    assert_eq!(report.failed(), 0, "{report}");
+}
+
+fn killed_in_the_middle() {
+    let mut bench = Bench::new("ipvs", 4);
+    bench.start();
+    let before = tables(&bench);
+    let load = load(&bench);
+    for round in 0..20u32 {
+        let set = round % 15 + 1;
+        bench.endpoints(&(0..4).filter(|index| set >> index & 1 == 1).collect::<Vec<_>>());
+        std::thread::sleep(Duration::from_micros(u64::from(round) * 1370));
+        bench.kill();
+        bench.spawn();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    bench.endpoints(&[0, 1, 2, 3]);
+    bench.until("all is as it was", |bench| tables(bench) == before);
+    let report = load.stop().expect("a report");
+    println!("{report}");
+    assert_eq!(report.failed(), 0, "{report}");
+}
+
+fn vandalism() {
+    let mut bench = Bench::new("ipvs", 3);
+    bench.start();
+    let before = tables(&bench);
+    let own = bench.node.ipv4();
+    let backend = bench.backends[0].ipv4();
+    for vandalism in [
+        "ipvsadm -C",
+        "ipvsadm -D -t 10.96.0.10:80",
+        &format!("ipvsadm -D -t {own}:30080"),
+        &format!("ipvsadm -d -t 10.96.0.10:80 -r {backend}:8080"),
+        &format!("ipvsadm -e -t 10.96.0.10:80 -r {backend}:8080 -m -w 7"),
+        "ipvsadm -E -t 10.96.0.10:80 -s wlc",
+        "ip link del kube-ipvs0",
+        "ip link set kube-ipvs0 down",
+        "ip route del local 10.96.0.10 dev kube-ipvs0",
+        "sysctl -qw net.ipv4.vs.conntrack=0",
+        "nft flush ruleset",
+        "nft flush map ip portolan-ipvs frontends",
+        "nft flush chain ip portolan-ipvs postrouting",
+    ] {
+        bench.tool(vandalism);
+        bench.until(&format!("all is as before {vandalism}"), |bench| {
+            tables(bench) == before && bench.tool("sysctl -n net.ipv4.vs.conntrack").trim() == "1"
+        });
+        assert!(bench.client.ask(Protocol::Tcp, bench.cluster_ip()).is_ok(), "{vandalism}");
+        assert!(bench.outside.ask(Protocol::Tcp, bench.node_port()).is_ok(), "{vandalism}");
+    }
+}

@@ -21,6 +21,8 @@ const RTA_TABLE: u16 = 15;
 const RTM_F_CLONED: u32 = 0x200;
 const RTNH_F_ONLINK: u32 = 4;
 const ROUTE_HEADER: usize = 12;
+/// How the kernel says that a packet would get nowhere: no route, or one that says so.
+const NO_WAY: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL, libc::EACCES];
 /// The table ordinary routes are in.
 pub const TABLE_MAIN: u32 = 254;
 /// The table that says which addresses are the host's own.
@@ -261,6 +263,24 @@ impl Socket<Route> {
             // A table or link that is not there holds no routes.
             Err(error) if error.is_not_found() => Ok(Vec::new()),
             other => other,
+        }
+    }
+
+    /// What kind of route a packet to `address` would take from here; `None` where none leads there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn kind_of_way_to(&mut self, address: IpAddr) -> Result<Option<RouteKind>, Error> {
+        let Prefix { length, .. } = Prefix::host(address);
+        let header = [family(address), length, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let mut request = Messages::one(RTM_GETROUTE, 0, &header, |writer| put_ip(writer, RTA_DST, address));
+        let way = self.get(&format_args!("look up the way to {address}"), &mut request, |message| {
+            RouteEntry::read(&message).map(|route| route.kind)
+        });
+        match way {
+            Ok(kind) => Ok(Some(kind)),
+            Err(error) if NO_WAY.iter().any(|errno| error.errno() == Some(*errno)) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

@@ -70,6 +70,9 @@ pub struct Group {
 /// Steps that take effect at once, as one.
 pub type Commit = Vec<Group>;
 
+/// A pool of fewer backends is kept in just as much memory as it needs.
+const SMALL_POOL: usize = 64;
+
 /// The number of commits that a change takes.
 pub(crate) const PHASES: usize = 3;
 
@@ -306,7 +309,13 @@ fn put(image: &mut Image, element: Element) {
             let slots = image.pools.entry(id).or_default();
             match slots.get_mut(index as usize) {
                 Some(seat) => *seat = slot,
-                None => slots.push(slot),
+                None => {
+                    // Pools are many and hardly grow: no room in advance.
+                    if slots.len() < SMALL_POOL {
+                        slots.reserve_exact(1);
+                    }
+                    slots.push(slot);
+                }
             }
         }
         Element::Living(id, slot) => {

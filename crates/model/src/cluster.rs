@@ -1,7 +1,7 @@
 //! The cluster: all objects, changed one at a time, and what each change touches.
 
-use crate::{Name, Namespace, Node, ObjectName, Place, Pod, Service, ServiceCidr, Slice};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use crate::{ByName, Name, Named, Namespace, Node, ObjectName, Place, Pod, Service, ServiceCidr, Slice};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// An object of any kind that we know.
@@ -96,18 +96,67 @@ impl Touched {
     }
 }
 
+impl Named for Service {
+    fn name(&self) -> (&str, &str) {
+        self.name.words()
+    }
+}
+
+impl Named for Slice {
+    fn name(&self) -> (&str, &str) {
+        self.name.words()
+    }
+}
+
+impl Named for Pod {
+    fn name(&self) -> (&str, &str) {
+        self.name.words()
+    }
+}
+
+/// The slices of one Service, in order of their names. Most Services have one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Slices {
+    One(Arc<Slice>),
+    /// Never none.
+    Many(Box<[Arc<Slice>]>),
+}
+
+impl Slices {
+    fn as_slice(&self) -> &[Arc<Slice>] {
+        match self {
+            Slices::One(slice) => std::slice::from_ref(slice),
+            Slices::Many(slices) => slices,
+        }
+    }
+
+    /// `None` where there are none.
+    fn new(slices: Vec<Arc<Slice>>) -> Option<Slices> {
+        match <[_; 1]>::try_from(slices) {
+            Ok([slice]) => Some(Slices::One(slice)),
+            Err(slices) => (!slices.is_empty()).then(|| Slices::Many(slices.into())),
+        }
+    }
+}
+
+impl Named for Slices {
+    /// The Service's.
+    fn name(&self) -> (&str, &str) {
+        self.as_slice().first().map_or(("", ""), |slice| (&slice.name.namespace, &slice.service))
+    }
+}
+
 /// All objects of the cluster that we were told of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
-    services: HashMap<ObjectName, Arc<Service>>,
-    /// Slices by the Service they belong to, in order of their names. A slice may come before its
-    /// Service. Most Services have one or two, so a list is smaller than a tree, and as fast.
-    slices: HashMap<ObjectName, Vec<Arc<Slice>>>,
-    /// Which Service a slice belongs to, for the day it is deleted or moves to another.
-    slice_owner: HashMap<ObjectName, Name>,
+    services: ByName<Arc<Service>>,
+    /// Slices by the Service they belong to. A slice may come before its Service.
+    slices: ByName<Slices>,
+    /// The same slices by their own names, for the day one is deleted or moves to another Service.
+    slices_by_name: ByName<Arc<Slice>>,
     nodes: BTreeMap<Name, Arc<Node>>,
     namespaces: BTreeMap<Name, Arc<Namespace>>,
-    pods: HashMap<ObjectName, Arc<Pod>>,
+    pods: ByName<Arc<Pod>>,
     service_cidrs: BTreeMap<Name, Arc<ServiceCidr>>,
     /// One shared [`Place`] for all endpoints of a node.
     places: HashSet<Arc<Place>>,
@@ -131,10 +180,14 @@ impl Cluster {
 
     fn put(&mut self, object: Object, touched: &mut Touched) {
         match object {
-            Object::Service(service) => {
+            Object::Service(mut service) => {
+                let first = self.slices.get(service.name.words()).and_then(|s| s.as_slice().first());
+                if let Some(slice) = first {
+                    service.name.name = slice.service.clone();
+                }
                 let name = service.name.clone();
-                if self.services.get(&name).is_none_or(|old| **old != service) {
-                    self.services.insert(name.clone(), Arc::new(service));
+                if self.services.get(name.words()).is_none_or(|old| **old != service) {
+                    self.services.insert(Arc::new(service));
                     touched.services.insert(name);
                 }
             }
@@ -155,8 +208,8 @@ impl Cluster {
             }
             Object::Pod(pod) => {
                 let name = pod.name.clone();
-                if self.pods.get(&name).is_none_or(|old| **old != pod) {
-                    self.pods.insert(name.clone(), Arc::new(pod));
+                if self.pods.get(name.words()).is_none_or(|old| **old != pod) {
+                    self.pods.insert(Arc::new(pod));
                     touched.pods.insert(name);
                 }
             }
@@ -179,20 +232,45 @@ impl Cluster {
                 }
             }
         }
-        let name = slice.name.clone();
-        let service = ObjectName { namespace: name.namespace.clone(), name: slice.service.clone() };
-        let moved = self.slice_owner.get(&name).is_some_and(|owner| *owner != slice.service);
-        if moved {
-            self.delete(&ObjectKey::Slice(name.clone()), touched);
+        let service = (&*slice.name.namespace, &*slice.service);
+        // One copy of the name serves the Service and all of its slices.
+        let known = self.services.get(service).map(|service| &service.name.name);
+        let sibling = || Some(&self.slices.get(service)?.as_slice().first()?.service);
+        if let Some(name) = known.or_else(sibling).cloned() {
+            slice.service = name;
         }
-        let slices = self.slices.entry(service.clone()).or_insert_with(|| Vec::with_capacity(1));
-        let place = slices.binary_search_by(|other| other.name.name.cmp(&name.name));
-        match place.map(|index| slices.get_mut(index)) {
-            Ok(Some(old)) if **old == slice => return,
-            Ok(Some(old)) => *old = Arc::new(slice),
-            Ok(None) | Err(_) => {
-                self.slice_owner.insert(name, slice.service.clone());
-                slices.insert(place.unwrap_or_else(|index| index), Arc::new(slice));
+        match self.slices_by_name.get(slice.name.words()) {
+            Some(old) if **old == slice => return,
+            Some(old) if old.service != slice.service => {
+                let old = old.clone();
+                self.slices_by_name.remove(old.name.words());
+                self.drop_slice(&old, touched);
+            }
+            _ => {}
+        }
+        let service = ObjectName { namespace: slice.name.namespace.clone(), name: slice.service.clone() };
+        let slice = Arc::new(slice);
+        self.slices_by_name.insert(slice.clone());
+        let others = self.slices.remove(service.words());
+        let mut slices = Vec::with_capacity(1 + others.as_ref().map_or(0, |slices| slices.as_slice().len()));
+        slices.extend(others.iter().flat_map(Slices::as_slice).cloned());
+        match slices.binary_search_by(|other| other.name.name.cmp(&slice.name.name)) {
+            Ok(index) => drop(std::mem::replace(&mut slices[index], slice)),
+            Err(index) => slices.insert(index, slice),
+        }
+        if let Some(slices) = Slices::new(slices) {
+            self.slices.insert(slices);
+        }
+        touched.services.insert(service);
+    }
+
+    /// Takes a slice from its Service.
+    fn drop_slice(&mut self, slice: &Slice, touched: &mut Touched) {
+        let service = ObjectName { namespace: slice.name.namespace.clone(), name: slice.service.clone() };
+        if let Some(slices) = self.slices.remove(service.words()) {
+            let left = slices.as_slice().iter().filter(|other| other.name != slice.name).cloned().collect();
+            if let Some(left) = Slices::new(left) {
+                self.slices.insert(left);
             }
         }
         touched.services.insert(service);
@@ -201,20 +279,14 @@ impl Cluster {
     fn delete(&mut self, key: &ObjectKey, touched: &mut Touched) {
         match key {
             ObjectKey::Service(name) => {
-                if self.services.remove(name).is_some() {
+                if self.services.remove(name.words()).is_some() {
                     touched.services.insert(name.clone());
                 }
             }
             ObjectKey::Slice(name) => {
-                let Some(owner) = self.slice_owner.remove(name) else { return };
-                let service = ObjectName { namespace: name.namespace.clone(), name: owner };
-                if let Some(slices) = self.slices.get_mut(&service) {
-                    slices.retain(|slice| slice.name != *name);
-                    if slices.is_empty() {
-                        self.slices.remove(&service);
-                    }
+                if let Some(slice) = self.slices_by_name.remove(name.words()) {
+                    self.drop_slice(&slice, touched);
                 }
-                touched.services.insert(service);
             }
             ObjectKey::Node(name) => {
                 if self.nodes.remove(name).is_some() {
@@ -229,7 +301,7 @@ impl Cluster {
                 }
             }
             ObjectKey::Pod(name) => {
-                if self.pods.remove(name).is_some() {
+                if self.pods.remove(name.words()).is_some() {
                     touched.pods.insert(name.clone());
                 }
             }
@@ -243,22 +315,22 @@ impl Cluster {
 
     /// One Service.
     pub fn service(&self, name: &ObjectName) -> Option<&Arc<Service>> {
-        self.services.get(name)
+        self.services.get(name.words())
     }
 
     /// All Services, in no order.
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
-        self.services.values()
+        self.services.iter()
     }
 
     /// The slices of a Service, by name.
     pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<Slice>> {
-        self.slices.get(service).into_iter().flatten()
+        self.slices.get(service.words()).into_iter().flat_map(Slices::as_slice)
     }
 
     /// All slices, in no order.
     pub fn all_slices(&self) -> impl Iterator<Item = &Arc<Slice>> {
-        self.slices.values().flatten()
+        self.slices_by_name.iter()
     }
 
     /// One node.
@@ -283,7 +355,7 @@ impl Cluster {
 
     /// All pods, in no order.
     pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.pods.values()
+        self.pods.iter()
     }
 
     /// All ServiceCIDRs, by name.

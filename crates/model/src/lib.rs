@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 mod address;
+mod by_name;
 mod cluster;
 mod name;
 mod node;
@@ -14,8 +15,9 @@ mod service;
 mod slice;
 
 pub use address::{AddressError, Family, Prefix, parse_ip};
+pub use by_name::{ByName, Named};
 pub use cluster::{Change, Cluster, Object, ObjectKey, Touched};
-pub use name::{Name, ObjectName, PortName};
+pub use name::{Name, ObjectName, PortName, Words};
 pub use node::{Namespace, Node, Pod, ServiceCidr};
 pub use service::{Policy, Protocol, Service, ServiceKind, ServicePort};
 pub use slice::{Conditions, Endpoint, Hints, Identity, Place, Slice, SlicePort};

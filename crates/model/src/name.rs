@@ -1,10 +1,45 @@
 //! Names of objects, shared cheaply.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 /// A name of one word: a node, a zone, a port, a pod.
 pub type Name = Arc<str>;
+
+/// Words by words: labels, annotations. Most objects have none, which costs one pointer.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Words(Option<Box<BTreeMap<Name, Name>>>);
+
+impl Words {
+    /// The one by this key.
+    pub fn get(&self, key: &str) -> Option<&Name> {
+        self.0.as_ref()?.get(key)
+    }
+
+    /// All of them, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Name)> {
+        self.0.iter().flat_map(|words| words.iter())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl fmt::Debug for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl FromIterator<(Name, Name)> for Words {
+    fn from_iter<I: IntoIterator<Item = (Name, Name)>>(words: I) -> Self {
+        let words: BTreeMap<_, _> = words.into_iter().collect();
+        Words((!words.is_empty()).then(|| Box::new(words)))
+    }
+}
 
 /// Namespace and name of an object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

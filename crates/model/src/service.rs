@@ -1,7 +1,6 @@
 //! Services.
 
-use crate::{Name, ObjectName, Prefix};
-use std::collections::BTreeMap;
+use crate::{Name, ObjectName, Prefix, Words};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -84,18 +83,18 @@ pub struct Service {
     pub created: Option<i64>,
     /// What kind.
     pub kind: ServiceKind,
-    /// The value of the label `service.kubernetes.io/service-proxy-name`: another proxy's Service.
-    pub other_proxy: Option<Name>,
+    /// It has the label `service.kubernetes.io/service-proxy-name`: another proxy's Service.
+    pub other_proxy: bool,
     /// Its ClusterIPs, one a family; none for headless Services.
-    pub cluster_ips: Vec<IpAddr>,
+    pub cluster_ips: Box<[IpAddr]>,
     /// `externalIPs`.
-    pub external_ips: Vec<IpAddr>,
+    pub external_ips: Box<[IpAddr]>,
     /// The ingress addresses of its load balancer with `ipMode` VIP.
-    pub load_balancer_ips: Vec<IpAddr>,
+    pub load_balancer_ips: Box<[IpAddr]>,
     /// `loadBalancerSourceRanges`.
-    pub source_ranges: Vec<Prefix>,
+    pub source_ranges: Box<[Prefix]>,
     /// Its ports.
-    pub ports: Vec<ServicePort>,
+    pub ports: Box<[ServicePort]>,
     /// The time-out of session affinity by client IP, in seconds; `None` without affinity.
     pub affinity_seconds: Option<u32>,
     /// `externalTrafficPolicy`.
@@ -107,9 +106,9 @@ pub struct Service {
     /// `publishNotReadyAddresses`.
     pub publish_not_ready: bool,
     /// Labels, for selection by the DNS side; empty where nobody asked for them.
-    pub labels: BTreeMap<Name, Name>,
+    pub labels: Words,
     /// Annotations of ours (`portolan.dev/…`), by the part behind the slash.
-    pub annotations: BTreeMap<Name, Name>,
+    pub annotations: Words,
 }
 
 /// One port of a Service.
@@ -124,3 +123,5 @@ pub struct ServicePort {
     /// Its number at the node's addresses, where it has one.
     pub node_port: Option<u16>,
 }
+
+const _: () = assert!(size_of::<Service>() <= 192);

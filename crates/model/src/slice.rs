@@ -4,7 +4,7 @@
 //! small: what all endpoints of a node share is one shared [`Place`], and what few endpoints have is
 //! boxed. A test pins the size.
 
-use crate::{Family, Name, ObjectName, Protocol};
+use crate::{Family, Name, ObjectName, Protocol, Words};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ pub struct Slice {
     /// The family of its addresses.
     pub family: Family,
     /// Its ports, those without a name or number left out at the door.
-    pub ports: Vec<SlicePort>,
+    pub ports: Box<[SlicePort]>,
     /// Its endpoints.
     pub endpoints: Box<[Endpoint]>,
     /// Annotations of ours (`portolan.dev/…`), by the part behind the slash.
-    pub annotations: Option<Box<std::collections::BTreeMap<Name, Name>>>,
+    pub annotations: Words,
 }
 
 /// One port of a slice.
@@ -52,17 +52,19 @@ impl Conditions {
     pub const READY: Conditions = Conditions { ready: true, serving: true, terminating: false };
 }
 
-/// Where an endpoint runs.
+/// Where an endpoint runs, and for whom. Many endpoints share one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// The node, where it is known.
     pub node: Option<Name>,
     /// The zone, where it is known.
     pub zone: Option<Name>,
+    /// Hints of the control plane.
+    pub hints: Hints,
 }
 
 /// For which nodes and zones the control plane means an endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Hints {
     /// Zones.
     pub zones: Vec<Name>,
@@ -86,10 +88,8 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// Its conditions.
     pub conditions: Conditions,
-    /// Where it runs.
+    /// Where it runs, and for whom.
     pub place: Arc<Place>,
-    /// Hints of the control plane, if any.
-    pub hints: Option<Box<Hints>>,
     /// What it is called, if anybody asked.
     pub identity: Option<Box<Identity>>,
 }
@@ -101,4 +101,4 @@ impl Endpoint {
     }
 }
 
-const _: () = assert!(size_of::<Endpoint>() <= 48);
+const _: () = assert!(size_of::<Endpoint>() <= 40);

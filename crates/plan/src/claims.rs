@@ -3,9 +3,10 @@
 //! A ClusterIP is the API server's to give, so it goes before anything a user may write. Else the
 //! older Service keeps the frontend, ties by name: never the order of arrival.
 
-use crate::{At, FrontendKind};
-use model::{Cluster, ObjectName, Protocol, Service};
+use crate::{At, FrontendKind, ServiceRules};
+use model::{Cluster, Family, ObjectName, Protocol, Service, ServicePort};
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 
 /// A frontend, whoever asks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,8 +95,33 @@ fn has_cluster_ip(service: &Service, key: &ClaimKey) -> bool {
     matches!(key.at, At::Address(ip, _) if service.cluster_ips.contains(&ip))
 }
 
+/// A Service's ports by their numbers in the list. The API server refuses a port that is there twice;
+/// a manifest may have one all the same, and it counts once.
+pub(crate) fn ports(service: &Service) -> impl Iterator<Item = (usize, &ServicePort)> {
+    let first = |index: usize, port: &ServicePort| {
+        let same = |p: &ServicePort| (&p.name, p.protocol, p.port) == (&port.name, port.protocol, port.port);
+        !service.ports.iter().take(index).any(same)
+    };
+    service.ports.iter().enumerate().filter(move |(index, port)| first(*index, port))
+}
+
+fn has_family(service: &Service, ip: IpAddr) -> bool {
+    service.cluster_ips.iter().any(|own| Family::of(*own) == Family::of(ip))
+}
+
+/// The frontends that a Service asked for when these rules were made: those it has and those that
+/// others have.
+pub(crate) fn had_asked(rules: &ServiceRules) -> impl Iterator<Item = ClaimKey> {
+    let of_port = |port: &'_ crate::PortRules| port.protocol();
+    let held = rules.ports.iter().flat_map(move |port| {
+        port.frontends.iter().map(move |frontend| ClaimKey { at: frontend.at, protocol: of_port(port) })
+    });
+    held.chain(rules.contested.iter().map(|other| ClaimKey { at: other.at, protocol: other.protocol }))
+}
+
 /// The frontends that a Service asks for, in the order in which a kind goes before another where
-/// one Service asks for the same address twice.
+/// one Service asks for the same address twice. Addresses of a family that it has no ClusterIP of are
+/// not served, so it does not ask for them.
 pub(crate) fn asked(
     service: &Service,
     ignore_external_ips: bool,
@@ -108,9 +134,10 @@ pub(crate) fn asked(
         (FrontendKind::LoadBalancer, &*service.load_balancer_ips),
         (FrontendKind::ExternalIp, external_ips),
     ];
-    service.ports.iter().enumerate().flat_map(move |(index, port)| {
+    ports(service).flat_map(move |(index, port)| {
         let fixed = addresses.into_iter().flat_map(move |(kind, ips)| {
-            ips.iter().map(move |ip| (index, kind, At::Address(*ip, port.port)))
+            let served = ips.iter().filter(|ip| has_family(service, **ip));
+            served.map(move |ip| (index, kind, At::Address(*ip, port.port)))
         });
         let node_port = port.node_port.map(|n| (index, FrontendKind::NodePort, At::NodePort(n)));
         let protocol = port.protocol;

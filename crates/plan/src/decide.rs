@@ -1,6 +1,6 @@
 //! From one Service and its endpoints to its rules.
 
-use crate::claims::{ClaimKey, Claims, asked};
+use crate::claims::{ClaimKey, Claims, asked, ports as ports_of};
 use crate::endpoints::{Candidates, Pools, Wanted, weight};
 use crate::{
     At, Contested, Frontend, FrontendKind, HealthCheck, Masquerade, NodeRules, PoolKind, PortRules,
@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub(crate) fn is_routed(service: &Service) -> bool {
     let has_addresses = !matches!(service.kind, ServiceKind::Headless | ServiceKind::ExternalName(_))
         && !service.cluster_ips.is_empty();
-    has_addresses && service.other_proxy.is_none()
+    has_addresses && !service.other_proxy
 }
 
 /// The rules of a Service that is routed.
@@ -39,14 +39,7 @@ pub(crate) fn service_rules(
     let families =
         || Family::ALL.into_iter().filter(|f| service.cluster_ips.iter().any(|ip| Family::of(*ip) == *f));
     let mut ports = Vec::new();
-    for (index, port) in service.ports.iter().enumerate() {
-        // The API server refuses a port that is there twice; a manifest may have one all the same.
-        let same = |other: &ServicePort| {
-            (&other.name, other.protocol, other.port) == (&port.name, port.protocol, port.port)
-        };
-        if service.ports.iter().take(index).any(same) {
-            continue;
-        }
+    for (index, port) in ports_of(service) {
         for family in families() {
             let held = held.iter().filter(|(i, _, key)| *i == index && is_of(key.at, family));
             let held: Vec<_> = held.map(|(_, kind, key)| (*kind, key.at)).collect();

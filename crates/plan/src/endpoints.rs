@@ -17,7 +17,7 @@ struct Candidate<'a> {
     local: bool,
     near: bool,
     weight: u16,
-    hints: Option<&'a Hints>,
+    hints: &'a Hints,
 }
 
 impl Candidate<'_> {
@@ -60,8 +60,7 @@ impl<'a> Candidates<'a> {
     ) -> Candidates<'a> {
         let mut by_socket: BTreeMap<(IpAddr, u16), Candidate<'a>> = BTreeMap::new();
         for slice in slices.filter(|s| s.family == family) {
-            let annotations = slice.annotations.as_deref();
-            let weight = annotations.and_then(weight).or(service_weight).unwrap_or(DEFAULT_WEIGHT);
+            let weight = weight(&slice.annotations).or(service_weight).unwrap_or(DEFAULT_WEIGHT);
             let numbers = slice.ports.iter().filter(|p| (&*p.name, p.protocol) == port);
             for number in numbers {
                 for endpoint in &slice.endpoints {
@@ -117,8 +116,8 @@ impl<'a> Candidates<'a> {
     /// Hints count only if every ready endpoint has them and one is meant for us: all or nothing.
     fn topology(&self, node: &NodeRules) -> Topology {
         let ready = || self.by_socket.values().filter(|c| c.conditions.ready);
-        let node_hinted = |c: &Candidate| c.hints.is_some_and(|h| !h.nodes.is_empty());
-        let zone_hinted = |c: &Candidate| c.hints.is_some_and(|h| !h.zones.is_empty());
+        let node_hinted = |c: &Candidate| !c.hints.nodes.is_empty();
+        let zone_hinted = |c: &Candidate| !c.hints.zones.is_empty();
         let fits = |topology: Topology| ready().any(|c| topology.admits(c, node));
         if ready().all(node_hinted) && fits(Topology::SameNode) {
             Topology::SameNode
@@ -145,7 +144,7 @@ enum Topology {
 
 impl Topology {
     fn admits(self, candidate: &Candidate, node: &NodeRules) -> bool {
-        let Some(hints) = candidate.hints else { return matches!(self, Topology::Anywhere) };
+        let hints = candidate.hints;
         match self {
             Topology::Anywhere => true,
             Topology::SameNode => hints.nodes.contains(&node.name),
@@ -161,11 +160,11 @@ fn candidate<'a>(endpoint: &'a Endpoint, node: &NodeRules, weight: u16) -> Candi
         local,
         near: local || endpoint.place.node.is_none(),
         weight,
-        hints: endpoint.hints.as_deref(),
+        hints: &endpoint.place.hints,
     }
 }
 
 /// The weight that annotations give; a value that is no number gives none.
-pub(crate) fn weight(annotations: &BTreeMap<model::Name, model::Name>) -> Option<u16> {
+pub(crate) fn weight(annotations: &model::Words) -> Option<u16> {
     annotations.get(WEIGHT_ANNOTATION)?.parse().ok()
 }

@@ -1,10 +1,10 @@
 //! The whole plan, and the same plan kept up to date change by change.
 
-use crate::claims::{Claims, asked};
+use crate::claims::{ClaimKey, Claims, asked, had_asked};
 use crate::decide::{is_routed, service_rules};
 use crate::{NodeRules, Rules, ServiceRules, Settings};
-use model::{Cluster, ObjectName, Service, Touched};
-use std::collections::{BTreeSet, HashMap};
+use model::{ByName, Cluster, Named, ObjectName, Touched};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The whole plan: the specification of what [`Planner`] does piecemeal.
@@ -37,22 +37,20 @@ pub struct Planner {
     settings: Settings,
     node: NodeRules,
     claims: Claims,
-    /// What each Service claimed, that is, its object when its claims were entered.
-    claimed: HashMap<ObjectName, Arc<Service>>,
-    services: HashMap<ObjectName, Arc<ServiceRules>>,
+    services: ByName<Arc<ServiceRules>>,
+}
+
+impl Named for ServiceRules {
+    fn name(&self) -> (&str, &str) {
+        self.name.words()
+    }
 }
 
 impl Planner {
     /// The plan of a cluster that is empty.
     pub fn new(settings: Settings) -> Planner {
         let node = NodeRules::new(&Cluster::new(), &settings);
-        Planner {
-            settings,
-            node,
-            claims: Claims::default(),
-            claimed: HashMap::new(),
-            services: HashMap::new(),
-        }
+        Planner { settings, node, claims: Claims::default(), services: ByName::default() }
     }
 
     /// What holds for all Services.
@@ -62,12 +60,12 @@ impl Planner {
 
     /// The rules of all Services that are routed, in no order.
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<ServiceRules>> + Clone {
-        self.services.values()
+        self.services.iter()
     }
 
     /// The plan as a value.
     pub fn rules(&self) -> Rules {
-        let services = self.services.iter().map(|(name, rules)| (name.clone(), rules.clone())).collect();
+        let services = self.services.iter().map(|rules| (rules.name.clone(), rules.clone())).collect();
         Rules { node: self.node.clone(), services }
     }
 
@@ -88,39 +86,31 @@ impl Planner {
         work.into_iter().filter_map(|name| self.decide(cluster, &name)).collect()
     }
 
-    /// Replaces a Service's claims, and notes whom that may concern.
+    /// Replaces a Service's claims, and notes whom that may concern. The rules that were made last say
+    /// what it had claimed.
     fn claim(&mut self, cluster: &Cluster, name: &ObjectName, concerned: &mut BTreeSet<ObjectName>) {
         let service = cluster.service(name).filter(|s| is_routed(s));
         let ignore_external_ips = self.node.ignore_external_ips;
-        let same = match (self.claimed.get(name), service) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            (None, None) => true,
-            _ => false,
-        };
-        if same {
-            return;
-        }
-        if let Some(old) = self.claimed.remove(name) {
-            for (_, _, key) in asked(&old, ignore_external_ips) {
-                self.claims.rivals(&key, name, concerned);
-                self.claims.remove(&key, name);
-            }
-        }
-        if let Some(new) = service {
-            for (_, _, key) in asked(new, ignore_external_ips) {
-                self.claims.add(key, name);
-                self.claims.rivals(&key, name, concerned);
-            }
-            self.claimed.insert(name.clone(), new.clone());
-        }
+        let old: BTreeSet<ClaimKey> =
+            self.services.get(name.words()).into_iter().flat_map(|rules| had_asked(rules)).collect();
+        let new: BTreeSet<ClaimKey> = service
+            .into_iter()
+            .flat_map(|service| asked(service, ignore_external_ips))
+            .map(|(_, _, key)| key)
+            .collect();
+        // Also of those that stay: the Service may have become another, younger one.
+        old.iter().for_each(|key| self.claims.rivals(key, name, concerned));
+        old.difference(&new).for_each(|key| self.claims.remove(key, name));
+        new.difference(&old).for_each(|key| self.claims.add(*key, name));
+        new.iter().for_each(|key| self.claims.rivals(key, name, concerned));
     }
 
     fn decide(&mut self, cluster: &Cluster, name: &ObjectName) -> Option<Delta> {
         let service = cluster.service(name).filter(|s| is_routed(s));
         let after = service.map(|s| Arc::new(service_rules(cluster, &self.node, &self.claims, s)));
         let before = match &after {
-            Some(after) => self.services.insert(name.clone(), after.clone()),
-            None => self.services.remove(name),
+            Some(after) => self.services.insert(after.clone()),
+            None => self.services.remove(name.words()),
         };
         (before != after).then_some(Delta { before, after })
     }

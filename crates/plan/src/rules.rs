@@ -28,7 +28,7 @@ pub struct ServiceRules {
     /// Frontends that an older Service holds already.
     pub contested: Box<[Contested]>,
     /// Its annotations of ours, for data planes that read them.
-    pub annotations: BTreeMap<model::Name, model::Name>,
+    pub annotations: model::Words,
 }
 
 /// What the node does for one port of one Service in one family.

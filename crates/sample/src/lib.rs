@@ -49,12 +49,12 @@ pub fn service() -> impl Strategy<Value = Service> {
                 name: ObjectName::new("ns", format!("s{name}")),
                 created: rest.0,
                 kind,
-                other_proxy: (rest.1 && name == 4).then(|| "other".into()),
-                cluster_ips,
-                external_ips,
-                load_balancer_ips,
+                other_proxy: rest.1 && name == 4,
+                cluster_ips: cluster_ips.into(),
+                external_ips: external_ips.into(),
+                load_balancer_ips: load_balancer_ips.into(),
                 source_ranges: rest.2.into_iter().filter_map(|l| Prefix::new(ip(3), l)).collect(),
-                ports,
+                ports: ports.into(),
                 affinity_seconds: rest.1.then_some(60),
                 external_policy: policies.0,
                 internal_policy: policies.1,
@@ -73,8 +73,14 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
             Endpoint {
                 address: IpAddr::from([10, 1, 0, n]),
                 conditions: Conditions { ready, serving, terminating },
-                place: Arc::new(Place { node: (node > 0).then(|| format!("n{node}").into()), zone: None }),
-                hints: (hint > 0).then(|| Box::new(Hints { zones: names("z"), nodes: names("n") })),
+                place: Arc::new(Place {
+                    node: (node > 0).then(|| format!("n{node}").into()),
+                    zone: None,
+                    hints: match hint {
+                        0 => Hints::default(),
+                        _ => Hints { zones: names("z"), nodes: names("n") },
+                    },
+                }),
                 identity: None,
             }
         },
@@ -88,12 +94,12 @@ pub fn slice() -> impl Strategy<Value = Slice> {
             name: ObjectName::new("ns", format!("e{name}")),
             service: format!("s{service}").into(),
             family: Family::V4,
-            ports: vec![
+            ports: Box::new([
                 SlicePort { name: "t".into(), protocol: Protocol::Tcp, port: 8080 },
                 SlicePort { name: "u".into(), protocol: Protocol::Udp, port: 53 },
-            ],
+            ]),
             endpoints: endpoints.into(),
-            annotations: None,
+            annotations: Default::default(),
         }
     })
 }

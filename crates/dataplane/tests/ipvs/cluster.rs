@@ -15,11 +15,11 @@ pub(crate) fn service(name: &str, ips: &[&str], ports: &[ServicePort]) -> Servic
         name: ObjectName::new("shop", name),
         created: None,
         kind: ServiceKind::LoadBalancer,
-        other_proxy: None,
+        other_proxy: false,
         cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-        external_ips: vec![],
-        load_balancer_ips: vec![],
-        source_ranges: vec![],
+        external_ips: Box::default(),
+        load_balancer_ips: Box::default(),
+        source_ranges: Box::default(),
         ports: ports.to_vec(),
         affinity_seconds: None,
         external_policy: Policy::Cluster,
@@ -39,7 +39,7 @@ pub(crate) fn port(protocol: Protocol, port: u16, node_port: Option<u16>) -> Ser
 /// An endpoint on a node, ready.
 pub(crate) fn endpoint(address: IpAddr, node: &str) -> Endpoint {
     let place = Place { node: Some(node.into()), zone: None };
-    Endpoint { address, conditions: Conditions::READY, place: Arc::new(place), hints: None, identity: None }
+    Endpoint { address, conditions: Conditions::READY, place: Arc::new(place), identity: None }
 }
 
 /// The slice of a Service in one family: all protocols at one port.

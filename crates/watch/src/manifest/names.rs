@@ -3,7 +3,7 @@
 //! 200,000 endpoints name a few hundred nodes, zones and namespaces. Words that few objects share
 //! (names of Services, of pods) are not kept here: they would cost more than they save.
 
-use model::{Name, Place};
+use model::{Hints, Name, Place};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -31,8 +31,8 @@ impl Names {
     }
 
     /// The one copy of a place.
-    pub(crate) fn place(&mut self, node: Option<&str>, zone: Option<&str>) -> Arc<Place> {
-        let place = Place { node: node.map(|n| self.word(n)), zone: zone.map(|z| self.word(z)) };
+    pub(crate) fn place(&mut self, node: Option<&str>, zone: Option<&str>, hints: Hints) -> Arc<Place> {
+        let place = Place { node: node.map(|n| self.word(n)), zone: zone.map(|z| self.word(z)), hints };
         if let Some(place) = self.places.get(&place) {
             return place.clone();
         }
@@ -60,21 +60,21 @@ mod tests {
     #[test]
     fn one_copy() {
         let mut names = Names::default();
-        let place = names.place(Some("node-1"), None);
-        assert!(Arc::ptr_eq(&place, &names.place(Some("node-1"), None)));
+        let place = names.place(Some("node-1"), None, Hints::default());
+        assert!(Arc::ptr_eq(&place, &names.place(Some("node-1"), None, Hints::default())));
         assert!(Arc::ptr_eq(&names.word("node-1"), place.node.as_ref().unwrap()));
-        assert_ne!(place, names.place(Some("node-1"), Some("z")));
+        assert_ne!(place, names.place(Some("node-1"), Some("z"), Hints::default()));
     }
 
     #[test]
     fn forgetting_keeps_what_is_held() {
         let mut names = Names::default();
-        let held = names.place(Some("held"), Some("zone"));
+        let held = names.place(Some("held"), Some("zone"), Hints::default());
         for i in 0..WORDS_MIN {
             names.word(&i.to_string());
         }
         names.forget_unused();
         assert_eq!((names.words.len(), names.places.len()), (2, 1));
-        assert!(Arc::ptr_eq(&held, &names.place(Some("held"), Some("zone"))));
+        assert!(Arc::ptr_eq(&held, &names.place(Some("held"), Some("zone"), Hints::default())));
     }
 }

@@ -14,8 +14,7 @@ use super::names::Names;
 use super::wire::{Annotations, Labels, Metadata, Number, OUR_PREFIX, Text};
 use super::{Keep, time};
 use crate::Severity;
-use model::{Name, ObjectKey, ObjectName, Prefix, Protocol, parse_ip};
-use std::collections::BTreeMap;
+use model::{Name, ObjectKey, ObjectName, Prefix, Protocol, Words, parse_ip};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -213,7 +212,7 @@ impl Context<'_> {
     }
 
     /// Our own annotations, by the part behind the slash.
-    fn our_annotations(&mut self, annotations: &Annotations<'_>) -> BTreeMap<Name, Name> {
+    fn our_annotations(&mut self, annotations: &Annotations<'_>) -> Words {
         let ours = annotations.0.iter().filter_map(|(key, value)| {
             let key = key.strip_prefix(OUR_PREFIX)?;
             Some((self.names.word(key), Name::from(&**value)))
@@ -221,7 +220,7 @@ impl Context<'_> {
         ours.collect()
     }
 
-    fn labels(&mut self, labels: &Labels<'_>) -> BTreeMap<Name, Name> {
+    fn labels<L: FromIterator<(Name, Name)>>(&mut self, labels: &Labels<'_>) -> L {
         labels.0.iter().map(|(key, value)| (self.names.word(key), self.names.word(value))).collect()
     }
 }

@@ -21,7 +21,7 @@ impl Context<'_> {
         let name = self.object_name(metadata, LABEL_MAX)?;
         let kind = self.service_kind(spec)?;
         let cluster_ips = match kind {
-            ServiceKind::Headless | ServiceKind::ExternalName(_) => vec![],
+            ServiceKind::Headless | ServiceKind::ExternalName(_) => Box::default(),
             _ => self.cluster_ips(spec)?,
         };
         let (source_ranges, balanced) = self.source_ranges(wire);
@@ -29,10 +29,10 @@ impl Context<'_> {
         Ok(Some(Service {
             name,
             created: self.created(metadata),
-            other_proxy: metadata.labels.get(PROXY_NAME_LABEL).map(|name| self.names.word(name)),
+            other_proxy: metadata.labels.get(PROXY_NAME_LABEL).is_some(),
             cluster_ips,
             external_ips: self.external_ips(spec),
-            load_balancer_ips: if balanced { self.load_balancer_ips(status) } else { vec![] },
+            load_balancer_ips: if balanced { self.load_balancer_ips(status) } else { Box::default() },
             source_ranges,
             ports: self.service_ports(spec, &kind),
             affinity_seconds: self.affinity(spec),
@@ -73,7 +73,7 @@ impl Context<'_> {
 
     /// `clusterIPs`, or `clusterIP` where there are none, as the API server fills in either from the
     /// other. An address that is none leaves nothing sensible to serve.
-    fn cluster_ips(&mut self, spec: &ServiceSpec<'_>) -> Result<Vec<IpAddr>, String> {
+    fn cluster_ips(&mut self, spec: &ServiceSpec<'_>) -> Result<Box<[IpAddr]>, String> {
         let first = said(&spec.cluster_ip);
         let mut ips = Vec::with_capacity(spec.cluster_ips.len().max(1));
         for (i, text) in spec.cluster_ips.iter().enumerate() {
@@ -92,10 +92,10 @@ impl Context<'_> {
                 }
             }
         }
-        Ok(self.one_a_family("spec.clusterIPs", ips))
+        Ok(self.one_a_family("spec.clusterIPs", ips).into())
     }
 
-    fn external_ips(&mut self, spec: &ServiceSpec<'_>) -> Vec<IpAddr> {
+    fn external_ips(&mut self, spec: &ServiceSpec<'_>) -> Box<[IpAddr]> {
         let mut ips = Vec::with_capacity(spec.external_ips.len());
         for (i, text) in spec.external_ips.iter().enumerate() {
             let Some(ip) = self.ip(format_args!("spec.externalIPs[{i}]"), text) else { continue };
@@ -106,12 +106,12 @@ impl Context<'_> {
                 None => ips.push(ip),
             }
         }
-        ips
+        ips.into()
     }
 
     /// Addresses with `ipMode` VIP, which is the default. A balancer known by a host name, and one
     /// with `ipMode` Proxy, is reached over the network like anything else.
-    fn load_balancer_ips(&mut self, status: &wire::ServiceStatus<'_>) -> Vec<IpAddr> {
+    fn load_balancer_ips(&mut self, status: &wire::ServiceStatus<'_>) -> Box<[IpAddr]> {
         let mut ips = Vec::new();
         for (i, ingress) in status.load_balancer.ingress.iter().enumerate() {
             let Some(text) = said(&ingress.ip) else { continue };
@@ -123,12 +123,12 @@ impl Context<'_> {
                 _ => {}
             }
         }
-        ips
+        ips.into()
     }
 
     /// Who may come by way of the load balancer, and whether anybody may: no range means everybody,
     /// so ranges of which none can be read must not become none.
-    fn source_ranges(&mut self, wire: &wire::Service<'_>) -> (Vec<Prefix>, bool) {
+    fn source_ranges(&mut self, wire: &wire::Service<'_>) -> (Box<[Prefix]>, bool) {
         let field = "spec.loadBalancerSourceRanges";
         let mut texts: Vec<&str> = wire.spec.load_balancer_source_ranges.iter().map(|text| &**text).collect();
         let mut source = field;
@@ -151,10 +151,10 @@ impl Context<'_> {
             let what = "no range can be read, so the load balancer's addresses are left out";
             self.complain(format_args!("{source}"), what);
         }
-        (ranges, balanced)
+        (ranges.into(), balanced)
     }
 
-    fn service_ports(&mut self, spec: &ServiceSpec<'_>, kind: &ServiceKind) -> Vec<model::ServicePort> {
+    fn service_ports(&mut self, spec: &ServiceSpec<'_>, kind: &ServiceKind) -> Box<[model::ServicePort]> {
         let mut ports: Vec<model::ServicePort> = Vec::with_capacity(spec.ports.len());
         for (i, wire) in spec.ports.iter().enumerate() {
             let Some(port) = self.service_port(i, wire, kind) else { continue };
@@ -174,7 +174,7 @@ impl Context<'_> {
                 None => ports.push(port),
             }
         }
-        ports
+        ports.into()
     }
 
     fn service_port(

@@ -2,7 +2,8 @@
 
 use super::{Context, Converted, SUBDOMAIN_MAX, said, special};
 use crate::manifest::wire;
-use model::{Conditions, Endpoint, Family, Hints, Identity, Name, Slice, SlicePort};
+use model::{Conditions, Endpoint, Family, Hints, Identity, Name, Place, Slice, SlicePort};
+use std::sync::Arc;
 
 /// The label that says whose endpoints these are.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -26,20 +27,19 @@ impl Context<'_> {
             Some(other) => return Err(format!("addressType: {other:?} is not IPv4, IPv6 or FQDN")),
             None => return Err("addressType: missing".into()),
         };
-        let annotations = self.our_annotations(&metadata.annotations);
         Ok(Some(Slice {
             name,
             service: service.into(),
             family,
             ports: self.slice_ports(ports),
             endpoints: self.endpoints(endpoints, family),
-            annotations: (!annotations.is_empty()).then(|| Box::new(annotations)),
+            annotations: self.our_annotations(&metadata.annotations),
         }))
     }
 
     /// A port without a number stands for all ports, which no proxy serves. One without a name has
     /// the empty name: the API server would have filled that in.
-    fn slice_ports(&mut self, wire: &[wire::SlicePort<'_>]) -> Vec<SlicePort> {
+    fn slice_ports(&mut self, wire: &[wire::SlicePort<'_>]) -> Box<[SlicePort]> {
         let mut ports: Vec<SlicePort> = Vec::with_capacity(wire.len());
         for (i, port) in wire.iter().enumerate() {
             let Some(number) = port.port else { continue };
@@ -53,7 +53,7 @@ impl Context<'_> {
             let Some(number) = self.port(format_args!("ports[{i}].port"), number) else { continue };
             ports.push(SlicePort { name, protocol, port: number });
         }
-        ports
+        ports.into()
     }
 
     fn endpoints(&mut self, wire: &[wire::Endpoint<'_>], family: Family) -> Box<[Endpoint]> {
@@ -94,19 +94,18 @@ impl Context<'_> {
                 serving: serving.unwrap_or(true),
                 terminating: terminating.unwrap_or(false),
             },
-            place: self.names.place(said(&wire.node_name), said(&wire.zone)),
-            hints: self.hints(&wire.hints),
+            place: self.place(wire),
             identity: if self.keep.names { identity(wire) } else { None },
         })
     }
 
-    fn hints(&mut self, wire: &wire::Hints<'_>) -> Option<Box<Hints>> {
-        let wire::Hints { for_zones, for_nodes } = wire;
+    fn place(&mut self, wire: &wire::Endpoint<'_>) -> Arc<Place> {
+        let wire::Hints { for_zones, for_nodes } = &wire.hints;
         let mut words = |named: &[wire::Named<'_>]| -> Vec<Name> {
             named.iter().filter_map(|n| said(&n.name)).map(|word| self.names.word(word)).collect()
         };
         let hints = Hints { zones: words(for_zones), nodes: words(for_nodes) };
-        (hints != Hints::default()).then(|| Box::new(hints))
+        self.names.place(said(&wire.node_name), said(&wire.zone), hints)
     }
 }
 

@@ -1,6 +1,8 @@
 //! A small cluster in namespaces with the real program on one of its nodes, for tests of what
 //! happens while connections flow.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use lab::{Host, Lab, Node, Process, Protocol, Server};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -92,7 +94,7 @@ impl Bench {
     }
 
     /// Files come into being whole, as they do from a careful editor.
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let path = self.manifests.join(name);
         let draft = self.manifests.join(format!(".{name}"));
         fs::write(&draft, text).expect("a manifest");

@@ -7,24 +7,25 @@ use std::sync::Arc;
 /// A name of one word: a node, a zone, a port, a pod.
 pub type Name = Arc<str>;
 
-/// Words by words: labels, annotations. Most objects have none, which costs one pointer.
+/// Words by words: labels, annotations. Most objects have none, and those that have some have few.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Words(Option<Box<BTreeMap<Name, Name>>>);
+pub struct Words(Box<[(Name, Name)]>);
 
 impl Words {
     /// The one by this key.
     pub fn get(&self, key: &str) -> Option<&Name> {
-        self.0.as_ref()?.get(key)
+        let index = self.0.binary_search_by(|(other, _)| (**other).cmp(key)).ok()?;
+        self.0.get(index).map(|(_, word)| word)
     }
 
     /// All of them, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&Name, &Name)> {
-        self.0.iter().flat_map(|words| words.iter())
+        self.0.iter().map(|(key, word)| (key, word))
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.0.is_empty()
     }
 }
 
@@ -36,8 +37,9 @@ impl fmt::Debug for Words {
 
 impl FromIterator<(Name, Name)> for Words {
     fn from_iter<I: IntoIterator<Item = (Name, Name)>>(words: I) -> Self {
+        // Sorted, and of two words by one key the last.
         let words: BTreeMap<_, _> = words.into_iter().collect();
-        Words((!words.is_empty()).then(|| Box::new(words)))
+        Words(words.into_iter().collect())
     }
 }
 

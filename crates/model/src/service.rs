@@ -124,4 +124,4 @@ pub struct ServicePort {
     pub node_port: Option<u16>,
 }
 
-const _: () = assert!(size_of::<Service>() <= 192);
+const _: () = assert!(size_of::<Service>() <= 208);

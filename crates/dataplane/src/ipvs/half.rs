@@ -7,7 +7,7 @@
 
 use super::image::{Image, Item, ItemKey, Options, Server, ServerKey, items};
 use super::steps::{Draft, PHASES, Phase, Step, on_turn};
-use crate::nftables::half::once;
+use crate::nftables::half::{PICKS_MAX, once};
 use crate::nftables::image::Shared;
 use crate::nftables::{self, Group, Key, Tables};
 use crate::pool::Slot;
@@ -177,7 +177,8 @@ impl<T: Tables, S: Servers> Half<T, S> {
         if self.tables.options() != Some(&table) {
             self.tables.set_options(table);
         }
-        let mut report = Report { program: self.tables.install()?, ..Report::default() };
+        let program = self.tables.install()?;
+        let mut report = Report { commits: usize::from(!program.is_empty()), program, ..Report::default() };
         report.program.extend(self.servers.install()?);
         self.has = self.adopt(services.clone())?;
         self.shared = Shared::default();
@@ -189,7 +190,7 @@ impl<T: Tables, S: Servers> Half<T, S> {
         let mut drafts = Drafts::default();
         drafts.push(self.new_lengths());
         self.run(&mut drafts, &mut report);
-        let adopted = !self.has.is_empty();
+        let adopted = !self.has.is_empty() || !self.has.table.picks.is_empty();
         for service in services.clone() {
             drafts.push(self.wants(service));
             if drafts.steps >= STEPS_AT_ONCE {
@@ -226,7 +227,10 @@ impl<T: Tables, S: Servers> Half<T, S> {
             for delta in chunk {
                 drafts.push(self.turn(delta, &taken, &mut unshared, &mut addresses));
             }
-            unshared.iter().for_each(|key| gone.forget(&self.has, key));
+            // As in the nftables plane, chains that are out of use go when everything is compared.
+            let spare = self.has.table.picks.len() <= PICKS_MAX;
+            let idle = |key: &&ItemKey| spare && matches!(key, ItemKey::Table(nftables::ItemKey::Pick(_)));
+            unshared.iter().filter(|key| !idle(key)).for_each(|key| gone.forget(&self.has, key));
             self.old_lengths(&mut gone);
             drafts.push(gone);
             self.run(&mut drafts, &mut report);

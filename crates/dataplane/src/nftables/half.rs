@@ -307,7 +307,7 @@ pub(crate) fn looks_right(tables: &mut Kernel, has: &Image) -> Result<bool, Erro
 }
 
 /// How many pick chains there may be before those out of use go at once.
-const PICKS_MAX: usize = 256;
+pub(crate) const PICKS_MAX: usize = 256;
 
 /// How many Services' changes are committed together.
 const DELTAS_AT_ONCE: usize = 128;

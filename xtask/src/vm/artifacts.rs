@@ -3,6 +3,7 @@
 use crate::workspace::{cargo, metadata, output_of};
 use anyhow::{Context, Result};
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,27 +19,80 @@ pub(crate) struct Artifact {
     pub(crate) is_test: bool,
 }
 
-/// A package with tests for the machine has this feature, and what can only run there requires it.
-const FEATURE: &str = "vm";
+/// A package all of whose tests run in the machine, too, has this feature, and what can only run
+/// there requires it.
+const ALL: &str = "vm";
+/// A package has this one if nothing else of it is for the machine.
+const ONLY: &str = "vm-only";
 
-/// Names of the packages that have tests for the machine.
-pub(crate) fn packages() -> Result<Vec<String>> {
-    let metadata = metadata(false)?;
-    let packages = metadata.get("packages").and_then(Value::as_array).into_iter().flatten();
-    let packages = packages.filter(|package| package.pointer(&format!("/features/{FEATURE}")).is_some());
-    Ok(packages.filter_map(|package| Some(package.get("name")?.as_str()?.to_owned())).collect())
+/// The packages that have tests for the machine.
+pub(crate) struct Packages {
+    /// Their names and the feature they have.
+    by_name: BTreeMap<String, &'static str>,
+    /// Names of test programs that require a feature, with that of their package.
+    required: BTreeSet<(String, String)>,
 }
 
-/// The test programs of `packages`, and the programs that their tests start.
-pub(crate) fn tests(packages: &[String], release: bool) -> Result<Vec<Artifact>> {
+impl Packages {
+    pub(crate) fn read() -> Result<Packages> {
+        let metadata = metadata(false)?;
+        let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+        let text = |value: &Value, key| value.get(key).and_then(Value::as_str).map(str::to_owned);
+        let mut packages = Packages { by_name: BTreeMap::new(), required: BTreeSet::new() };
+        for package in list(metadata.get("packages")) {
+            let has = |feature: &&str| package.pointer(&format!("/features/{feature}")).is_some();
+            let (Some(name), Some(feature)) = (text(&package, "name"), [ALL, ONLY].into_iter().find(has))
+            else {
+                continue;
+            };
+            for target in list(package.get("targets")) {
+                if list(target.get("required-features")).contains(&Value::from(feature))
+                    && let Some(target) = text(&target, "name")
+                {
+                    packages.required.insert((name.clone(), target));
+                }
+            }
+            packages.by_name.insert(name, feature);
+        }
+        Ok(packages)
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.by_name.keys().cloned().collect()
+    }
+
+    fn is_for_the_machine(&self, artifact: &Artifact) -> bool {
+        let package = artifact.package_directory.file_name().unwrap_or_default().to_string_lossy();
+        self.by_name.get(&*package) != Some(&ONLY)
+            || self.required.contains(&(package.into_owned(), artifact.name.clone()))
+    }
+}
+
+/// The test programs of `names`, or those called `only`, and the programs that they start.
+pub(crate) fn tests(
+    packages: &Packages,
+    names: &[String],
+    only: &[String],
+    release: bool,
+) -> Result<Vec<Artifact>> {
     let mut command = cargo();
     command.args(["test", "--no-run"]);
-    command.args(packages.iter().flat_map(|package| ["--package", package]));
-    let with_feature = self::packages()?;
-    for package in packages.iter().filter(|package| with_feature.contains(package)) {
-        command.args(["--features", &format!("{package}/{FEATURE}")]);
+    command.args(names.iter().flat_map(|package| ["--package", package]));
+    for package in names {
+        if let Some(feature) = packages.by_name.get(package) {
+            command.args(["--features", &format!("{package}/{feature}")]);
+        }
     }
-    build(&mut command, release)
+    let mut artifacts = build(&mut command, release)?;
+    artifacts.retain(|artifact| {
+        let wanted = if only.is_empty() {
+            packages.is_for_the_machine(artifact)
+        } else {
+            only.contains(&artifact.name)
+        };
+        !artifact.is_test || wanted
+    });
+    Ok(artifacts)
 }
 
 /// The product's programs.

@@ -16,7 +16,7 @@ mod qemu;
 use crate::tally::{PROGRAM_ENDS, PROGRAM_STARTS, Tally};
 use crate::workspace::target_directory;
 use anyhow::{Context, Result};
-use artifacts::Artifact;
+use artifacts::{Artifact, Packages};
 use initramfs::{Job, guest_path};
 use modules::Modules;
 use qemu::Machine;
@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// their feature `vm` says); ARGS go to the test programs
     #[arg(short, long, value_name = "CRATE")]
     package: Vec<String>,
+    /// Run these test programs only
+    #[arg(short, long, value_name = "NAME")]
+    test: Vec<String>,
     /// A shell in the machine, the workspace's programs at hand
     #[arg(long, conflicts_with_all = ["package", "command"])]
     shell: bool,
@@ -82,9 +85,9 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn tests(arguments: &Arguments) -> Result<ExitCode> {
-    let packages =
-        if arguments.package.is_empty() { artifacts::packages()? } else { arguments.package.clone() };
-    let artifacts = artifacts::tests(&packages, arguments.release)?;
+    let packages = Packages::read()?;
+    let names = if arguments.package.is_empty() { packages.names() } else { arguments.package.clone() };
+    let artifacts = artifacts::tests(&packages, &names, &arguments.test, arguments.release)?;
     let script = test_script(&artifacts, &arguments.command);
     let mut tally = Tally::default();
     let code = boot(arguments, artifacts, script, &mut |line| tally.line(line));

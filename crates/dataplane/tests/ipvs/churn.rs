@@ -14,7 +14,7 @@ pub(crate) const TESTS: &[Test] =
 
 const VIP: &str = "10.96.0.1";
 /// Connections a second.
-const RATE: u32 = 20;
+const RATE: u32 = 200;
 /// A machine without hardware help may be slow; what it may not do is lose a connection.
 const LONG: Duration = Duration::from_secs(60);
 const CHANGES: usize = 100;

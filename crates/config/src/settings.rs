@@ -45,6 +45,7 @@ pub fn settings(
         localhost_node_ports: configuration.iptables.localhost_node_ports
             && *listed != NodePortAddresses::Primary,
         ignore_external_ips: configuration.feature_gates.get("AllowServiceExternalIPs") == Some(&false),
+        owns_addresses: mode == Mode::Ipvs,
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Settings {
     pub localhost_node_ports: bool,
     /// Leave `externalIPs` alone.
     pub ignore_external_ips: bool,
+    /// Every address of a Service becomes the node's own, as IPVS wants it.
+    pub owns_addresses: bool,
 }
 
 /// How traffic of this node's pods is told from other traffic.
@@ -91,6 +93,9 @@ pub struct NodeRules {
     pub service_cidrs: Vec<Prefix>,
     /// Leave `externalIPs` alone.
     pub ignore_external_ips: bool,
+    /// Every address of a Service becomes the node's own, so that its other ports are refused and
+    /// not somebody else's.
+    pub owns_addresses: bool,
 }
 
 /// The network that localhost is in.
@@ -108,6 +113,7 @@ impl NodeRules {
             node_ports,
             localhost_node_ports,
             ignore_external_ips,
+            owns_addresses,
         } = settings;
         let node = cluster.node(node_name);
         let own = node.map_or(&[][..], |n| &n.addresses);
@@ -143,6 +149,7 @@ impl NodeRules {
             localhost_node_ports: *localhost_node_ports && selects_loopback,
             service_cidrs: sorted(cluster.service_cidrs().flat_map(|c| c.cidrs.iter().copied())),
             ignore_external_ips: *ignore_external_ips,
+            owns_addresses: *owns_addresses,
         }
     }
 

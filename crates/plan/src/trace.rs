@@ -81,7 +81,7 @@ impl Verdict {
 pub fn trace(rules: &Rules, node_addresses: &[IpAddr], packet: &Packet) -> Verdict {
     let is_node = |ip: IpAddr| ip.is_loopback() || node_addresses.contains(&ip);
     let found = find(rules, packet, is_node(packet.to));
-    let Some((port, frontend)) = found else { return no_service(rules, packet) };
+    let Some((port, frontend)) = found else { return no_service(rules, packet, is_node(packet.to)) };
     let verdict = |kind| Verdict {
         service: Some(port.name.clone()),
         frontend: Some(frontend.kind),
@@ -131,12 +131,13 @@ fn find<'a>(rules: &'a Rules, packet: &Packet, to_node: bool) -> Option<(&'a Por
 }
 
 /// Addresses of ours that are no frontend: ports of a ClusterIP that are no Service's are refused,
-/// and addresses that Services could have but none has lead nowhere.
-fn no_service(rules: &Rules, packet: &Packet) -> Verdict {
+/// and addresses that Services could have but none has lead nowhere. Where other addresses of
+/// Services are the node's own for their sake, the same holds for those.
+fn no_service(rules: &Rules, packet: &Packet, to_node: bool) -> Verdict {
     let mut frontends = rules.services.values().flat_map(|s| &s.ports).flat_map(|p| &p.frontends);
-    let is_cluster_ip = frontends
-        .any(|f| f.kind == FrontendKind::ClusterIp && matches!(f.at, At::Address(ip, _) if ip == packet.to));
-    if is_cluster_ip {
+    let ours = |kind| kind == FrontendKind::ClusterIp || rules.node.owns_addresses && !to_node;
+    let is_ours = frontends.any(|f| ours(f.kind) && matches!(f.at, At::Address(ip, _) if ip == packet.to));
+    if is_ours {
         Verdict::plain(VerdictKind::Reject)
     } else if rules.node.service_cidrs.iter().any(|c| c.contains(packet.to)) {
         Verdict::plain(VerdictKind::Drop)

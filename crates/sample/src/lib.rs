@@ -146,5 +146,6 @@ pub fn settings() -> impl Strategy<Value = Settings> {
         node_ports: if primary { NodePortAddresses::Primary } else { NodePortAddresses::All },
         localhost_node_ports: true,
         ignore_external_ips: false,
+        owns_addresses: false,
     })
 }

@@ -51,16 +51,19 @@ pub enum Order {
 impl Way {
     /// All ways.
     pub fn all() -> Vec<Way> {
-        let answers = [Answers::Trace, Answers::Image(Mode::Nftables), Answers::Kernel(Mode::Nftables)];
-        let orders = [Order::Forward, Order::Reversed];
-        let ways = |answers| orders.into_iter().map(move |order| Way { answers, order });
-        answers.into_iter().flat_map(ways).collect()
+        let images = Mode::ALL.map(Answers::Image);
+        let answers = [Answers::Trace].into_iter().chain(images).chain([Answers::Kernel(Mode::Nftables)]);
+        answers.flat_map(Way::both_orders).collect()
     }
 
-    /// The ways for a machine of its own, whose kernel is another one: those that ask it.
+    /// The ways for a machine of its own, whose kernel is another one, with IPVS: those that ask it.
     pub fn in_machine() -> Vec<Way> {
-        let order = Order::Forward;
-        vec![Way { answers: Answers::Kernel(Mode::Nftables), order }]
+        let nftables = Way { answers: Answers::Kernel(Mode::Nftables), order: Order::Forward };
+        [nftables].into_iter().chain(Way::both_orders(Answers::Kernel(Mode::Ipvs))).collect()
+    }
+
+    fn both_orders(answers: Answers) -> [Way; 2] {
+        [Order::Forward, Order::Reversed].map(|order| Way { answers, order })
     }
 }
 
@@ -143,7 +146,7 @@ fn tell(scenario: &Scenario, mode: Mode, way: Way, report: &mut Report) {
     for step in &scenario.steps {
         news.merge(story.step(step, report));
         let rules = story.rules(report);
-        for what in subject.update(&rules, &std::mem::take(&mut news)) {
+        for what in subject.update(&rules, &story.setup, &std::mem::take(&mut news)) {
             report.at(scenario, step.line, what);
         }
         let flows = step.verdicts.iter().map(|(line, flow)| (*line, flow));
@@ -162,7 +165,7 @@ fn tell(scenario: &Scenario, mode: Mode, way: Way, report: &mut Report) {
     }
     let news = story.end(report);
     let rules = story.rules(report);
-    for what in subject.update(&rules, &news).into_iter().chain(subject.end()) {
+    for what in subject.update(&rules, &story.setup, &news).into_iter().chain(subject.end()) {
         report.at(scenario, 1, what);
     }
 }

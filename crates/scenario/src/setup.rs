@@ -25,6 +25,13 @@ pub(crate) struct Setup {
     pub(crate) nodes: Vec<Object>,
 }
 
+impl Setup {
+    /// Whether an address is the node under test's own.
+    pub(crate) fn is_node(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || self.node_addresses.contains(&ip)
+    }
+}
+
 /// The modes that a scenario holds for: the one that its configuration names, else all.
 pub(crate) fn modes(scenario: &Scenario) -> Result<Vec<Mode>, String> {
     match configuration(scenario)?.mode {

@@ -3,41 +3,31 @@
 use crate::kernel::Bench;
 use crate::run::{Answers, News};
 use crate::setup::Setup;
-use crate::{Expectation, Expected, Mode, Scenario, SourceSeen};
-use dataplane::nftables::{self, Image};
+use crate::{Expectation, Expected, Mode, Scenario};
+use dataplane::{ipvs, nftables};
 use model::Family;
 use plan::{Rules, VerdictKind};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
 
 /// Who is asked.
 pub(crate) enum Subject {
     /// [`plan::trace`], the reference.
     Trace,
     /// The nftables plane's tables, brought up to date by its own steps.
-    Nftables(Box<Images>),
+    Nftables(Box<Images<nftables::Image>>),
+    /// The IPVS plane's servers and tables, likewise.
+    Ipvs(Box<Images<ipvs::Image>>),
     /// A kernel.
     Kernel(Box<Bench>),
 }
 
-/// The tables of both families.
+/// What both families hold.
 #[derive(Default)]
-pub(crate) struct Images {
-    v4: Image,
-    v6: Image,
-}
-
-impl Images {
-    fn of(&self, family: Family) -> &Image {
-        match family {
-            Family::V4 => &self.v4,
-            Family::V6 => &self.v6,
-        }
-    }
-
-    fn families(&mut self) -> [(Family, &mut Image); 2] {
-        [(Family::V4, &mut self.v4), (Family::V6, &mut self.v6)]
-    }
+pub(crate) struct Images<I> {
+    v4: I,
+    v6: I,
 }
 
 impl Subject {
@@ -46,24 +36,25 @@ impl Subject {
         match answers {
             Answers::Trace => Ok(Subject::Trace),
             Answers::Image(Mode::Nftables) => Ok(Subject::Nftables(Box::default())),
-            Answers::Image(Mode::Ipvs) => Err("mode ipvs has no image yet".to_owned()),
+            Answers::Image(Mode::Ipvs) => Ok(Subject::Ipvs(Box::default())),
             Answers::Kernel(mode) => Ok(Subject::Kernel(Box::new(Bench::new(scenario, mode)?))),
         }
     }
 
     /// Makes it hold the plan as it is now, and says what went wrong with that.
-    pub(crate) fn update(&mut self, rules: &Rules, news: &News) -> Vec<String> {
+    pub(crate) fn update(&mut self, rules: &Rules, setup: &Setup, news: &News) -> Vec<String> {
         match self {
             Subject::Trace => vec![],
-            Subject::Nftables(images) => images.update(rules),
-            Subject::Kernel(bench) => bench.update(rules, &news.deltas, news.node_changed),
+            Subject::Nftables(images) => images.update(rules, setup),
+            Subject::Ipvs(images) => images.update(rules, setup),
+            Subject::Kernel(bench) => bench.update(rules, setup, news),
         }
     }
 
     /// Ends it, and says what of it is left that should not be.
     pub(crate) fn end(&mut self) -> Vec<String> {
         match self {
-            Subject::Trace | Subject::Nftables(_) => vec![],
+            Subject::Trace | Subject::Nftables(_) | Subject::Ipvs(_) => vec![],
             Subject::Kernel(bench) => bench.remove(),
         }
     }
@@ -71,7 +62,8 @@ impl Subject {
     /// Its tables in words, where it has some.
     pub(crate) fn tables(&self) -> Option<String> {
         match self {
-            Subject::Nftables(images) => Some(format!("{}{}", images.v4, images.v6)),
+            Subject::Nftables(images) => Some(images.told()),
+            Subject::Ipvs(images) => Some(images.told()),
             Subject::Trace | Subject::Kernel(_) => None,
         }
     }
@@ -92,18 +84,128 @@ impl Subject {
                 flow.expected.differences(&plan::trace(rules, &setup.node_addresses, &flow.packet))
             }),
             Subject::Nftables(images) => each(&|flow| images.answer(rules, setup, flow).differences(flow)),
+            Subject::Ipvs(images) => each(&|flow| {
+                let mut answer = images.answer(rules, setup, flow);
+                if setup.is_node(flow.packet.from) {
+                    answer.ignore_masquerade(flow);
+                }
+                answer.differences(flow)
+            }),
             Subject::Kernel(bench) => bench.send(flows),
         }
     }
 }
 
-impl Images {
-    fn update(&mut self, rules: &Rules) -> Vec<String> {
+/// What a plane holds in one family, as a value.
+pub(crate) trait Tables: Display + PartialEq + Sized {
+    /// What a plan asks for.
+    fn of(rules: &Rules, family: Family, setup: &Setup) -> Self;
+    /// Becomes `wants` by the plane's own steps.
+    fn follow(&mut self, wants: &Self);
+    /// What is left when all that is only leaving has gone.
+    fn settled(&self, wants: &Self) -> Self;
+    /// Whether it holds nothing.
+    fn is_empty(&self) -> bool;
+    /// What becomes of a packet.
+    fn walk(&self, rules: &Rules, setup: &Setup, packet: &plan::Packet) -> nftables::Walk;
+}
+
+impl Tables for nftables::Image {
+    fn of(rules: &Rules, family: Family, _: &Setup) -> nftables::Image {
+        nftables::Image::of(rules, family)
+    }
+
+    fn follow(&mut self, wants: &nftables::Image) {
+        let groups = nftables::steps(self, wants).into_iter().flatten();
+        groups.flat_map(|group| group.steps).for_each(|step| step.apply(self));
+    }
+
+    fn settled(&self, _: &nftables::Image) -> nftables::Image {
+        self.clone()
+    }
+
+    fn is_empty(&self) -> bool {
+        nftables::Image::is_empty(self)
+    }
+
+    fn walk(&self, rules: &Rules, setup: &Setup, packet: &plan::Packet) -> nftables::Walk {
+        nftables::walk(self, &rules.node, &setup.node_addresses, packet)
+    }
+}
+
+impl Tables for ipvs::Image {
+    fn of(rules: &Rules, family: Family, setup: &Setup) -> ipvs::Image {
+        ipvs::Image::of(rules, family, &ipvs_options(rules, &setup.node_addresses))
+    }
+
+    fn follow(&mut self, wants: &ipvs::Image) {
+        let draft = ipvs::steps(self, wants);
+        draft.phases.iter().flatten().for_each(|step| step.apply(self));
+    }
+
+    fn settled(&self, wants: &ipvs::Image) -> ipvs::Image {
+        let mut image = self.clone();
+        for (key, server) in &mut image.servers {
+            let wanted = wants.servers.get(key).map(|server| &server.backends);
+            let is_wanted = |slot: &_| wanted.is_some_and(|backends| backends.contains_key(slot));
+            server.backends.retain(|slot, weight| *weight > 0 || is_wanted(slot));
+        }
+        image.servers.retain(|key, server| !server.backends.is_empty() || wants.servers.contains_key(key));
+        let needed = |ip: &IpAddr| wants.addresses.contains(ip) || image.serves_at(*ip);
+        let gone: Vec<IpAddr> = image.addresses.iter().copied().filter(|ip| !needed(ip)).collect();
+        for ip in gone {
+            image.addresses.remove(&ip);
+            image.table.cluster_ips.remove(&ip);
+        }
+        let servers = &image.servers;
+        let owned: BTreeSet<_> = servers.keys().map(ipvs::ServerKey::key).collect();
+        image.table.owned.retain(|key| owned.contains(key));
+        image
+    }
+
+    fn is_empty(&self) -> bool {
+        ipvs::Image::is_empty(self)
+    }
+
+    fn walk(&self, rules: &Rules, setup: &Setup, packet: &plan::Packet) -> nftables::Walk {
+        ipvs::walk(self, &ipvs_options(rules, &setup.node_addresses), packet)
+    }
+}
+
+/// What decides the IPVS plane's image beside the Services.
+pub(crate) fn ipvs_options(rules: &Rules, node_addresses: &[IpAddr]) -> ipvs::Options {
+    let configuration = ipvs::Configuration::default();
+    ipvs::Options {
+        node: rules.node.clone(),
+        node_addresses: node_addresses.iter().copied().collect(),
+        scheduler: configuration.scheduler,
+        drop_invalid: true,
+        excluded: configuration.excluded,
+    }
+}
+
+impl<I: Tables> Images<I> {
+    fn of(&self, family: Family) -> &I {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    fn families(&mut self) -> [(Family, &mut I); 2] {
+        [(Family::V4, &mut self.v4), (Family::V6, &mut self.v6)]
+    }
+
+    fn told(&self) -> String {
+        format!("{}{}", self.v4, self.v6)
+    }
+
+    fn update(&mut self, rules: &Rules, setup: &Setup) -> Vec<String> {
         let mut wrong = Vec::new();
         for (family, image) in self.families() {
-            let wants = Image::of(rules, family);
-            let groups = nftables::steps(image, &wants).into_iter().flatten();
-            groups.flat_map(|group| group.steps).for_each(|step| step.apply(image));
+            let wants = I::of(rules, family, setup);
+            image.follow(&wants);
+            *image = image.settled(&wants);
             if *image != wants {
                 wrong.push(format!("the steps lead to\n{image}and not to\n{wants}"));
             }
@@ -116,7 +218,7 @@ impl Images {
 
     fn answer(&self, rules: &Rules, setup: &Setup, flow: &Expectation) -> Answer {
         let image = self.of(Family::of(flow.packet.to));
-        let walk = nftables::walk(image, &rules.node, &setup.node_addresses, &flow.packet);
+        let walk = image.walk(rules, setup, &flow.packet);
         let backends = walk.backends.iter().map(|slot| SocketAddr::new(slot.address, slot.port));
         Answer {
             kind: walk.kind,
@@ -135,13 +237,16 @@ struct Answer {
 }
 
 impl Answer {
+    /// A client that is the node itself may be masqueraded or not: it is the node that is seen.
+    fn ignore_masquerade(&mut self, asked: &Expectation) {
+        let masqueraded =
+            |backend: &SocketAddr| asked.expected.source.is_node_for(*backend, asked.packet.from);
+        self.backends = self.backends.iter().map(|(b, _)| (*b, masqueraded(b))).collect();
+    }
+
     fn differences(&self, asked: &Expectation) -> Vec<String> {
         let Expected { kind, service: _, backends, source, affinity_seconds } = &asked.expected;
-        let masqueraded = |backend: &SocketAddr| match source {
-            SourceSeen::Client => false,
-            SourceSeen::Node => true,
-            SourceSeen::NodeOnHairpin => backend.ip() == asked.packet.from,
-        };
+        let masqueraded = |backend: &SocketAddr| source.is_node_for(*backend, asked.packet.from);
         let backends: BTreeSet<_> = backends.iter().map(|b| (*b, masqueraded(b))).collect();
         let mut differences = Vec::new();
         if *kind != self.kind {

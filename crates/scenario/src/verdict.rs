@@ -11,7 +11,7 @@ use model::{Protocol, parse_ip};
 use plan::{FrontendKind, Packet, Verdict, VerdictKind};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 /// The data planes whose differences a line may speak of.
@@ -82,6 +82,17 @@ pub enum SourceSeen {
     Node,
     /// The node's where the backend is the client itself, else the client's.
     NodeOnHairpin,
+}
+
+impl SourceSeen {
+    /// Whether this backend sees the node and not this client.
+    pub fn is_node_for(self, backend: SocketAddr, client: IpAddr) -> bool {
+        match self {
+            SourceSeen::Client => false,
+            SourceSeen::Node => true,
+            SourceSeen::NodeOnHairpin => backend.ip() == client,
+        }
+    }
 }
 
 impl Expected {

@@ -17,6 +17,19 @@ const UPDATE: &str = "UPDATE";
 /// So many files at once in the machine, which has few CPUs and all the same mostly waits.
 const THREADS_IN_MACHINE: usize = 4;
 
+/// The scenarios that are run in reverse order in the machine, too: those in which most changes. On
+/// this host all of them are, so that there is little left for the machine to find, which is slow.
+const REVERSED_IN_MACHINE: [&str; 8] = [
+    "contested",
+    "endpoints-come-and-go",
+    "external-policy-local",
+    "node-changes",
+    "service-changes",
+    "terminating",
+    "terminating-local",
+    "two-services-one-endpoint",
+];
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     let in_machine = cfg!(feature = "vm");
@@ -38,12 +51,15 @@ fn main() -> ExitCode {
     let ways = if in_machine { Way::in_machine() } else { Way::all() };
     let mut trials = Vec::new();
     for path in &paths {
-        for way in ways.clone() {
+        let scenario = path.file_stem().unwrap_or_default().to_string_lossy();
+        let left_out = in_machine && !REVERSED_IN_MACHINE.contains(&&*scenario);
+        for way in ways.iter().copied().filter(|way| way.order == Order::Forward || !left_out) {
             let path = path.clone();
-            let name = format!("{}/{way}", path.file_stem().unwrap_or_default().to_string_lossy());
-            trials.push(Trial::test(name, move || check(&path, way)));
+            trials.push(Trial::test(format!("{scenario}/{way}"), move || check(&path, way)));
         }
     }
+    let known = |name: &&str| paths.iter().any(|path| path.file_stem().is_some_and(|stem| stem == *name));
+    assert!(REVERSED_IN_MACHINE.iter().all(known), "a scenario to be reversed has another name now");
     trials.push(Trial::test("enough-flows", move || enough_flows(&paths)));
     if in_machine {
         trials.push(Trial::test("sctp", has_sctp));

@@ -48,7 +48,10 @@ impl Options {
     /// Where the NodePorts of a family are served, localhost aside.
     fn node_port_addresses(&self, family: Family) -> impl Iterator<Item = IpAddr> {
         // Of link-local addresses the same may be found on many interfaces; IPVS cannot tell them.
-        let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let link_local = |ip: &IpAddr| match ip {
+            IpAddr::V4(ip) => ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
         self.node_addresses.iter().copied().filter(move |ip| {
             Family::of(*ip) == family
                 && !ip.is_loopback()

@@ -27,6 +27,10 @@ pub fn walk(image: &Image, options: &Options, packet: &Packet) -> Walk {
     if packet.to.is_loopback() && options.node.serves_node_ports(packet.to) {
         return walker.localhost(options);
     }
+    if image.servers.contains_key(&server) {
+        // It has only connections left: a NodePort's, for no address but the node's own gets here.
+        return walker.balance(server, Masquerading::Never);
+    }
     walker.rest(options)
 }
 

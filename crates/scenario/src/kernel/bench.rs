@@ -1,14 +1,17 @@
 //! The hosts of a scenario, who listens on them, and the plane in the node under test.
 
-use crate::setup::{self, NODE};
+use crate::run::News;
+use crate::setup::{self, NODE, Setup};
+use crate::subject::Tables;
 use crate::{Mode, Scenario};
-use dataplane::nftables::{Image, Plane};
+use dataplane::{Plane, PlaneOptions, ipvs};
 use lab::{Config, Host, Lab, Node, Server};
 use model::{Family, Prefix, Protocol};
-use plan::{Delta, Rules};
+use plan::Rules;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 /// The node that the Service networks are routed through, and the other one.
 const NODE_A: [&str; 2] = ["172.18.0.2", "fd00:172:18::2"];
@@ -99,14 +102,12 @@ pub(crate) struct Bench {
     plane: Option<Plane>,
     source_port: AtomicU16,
     has_sctp: bool,
+    mode: Mode,
 }
 
 impl Bench {
     /// Builds the lab for all flows of a scenario.
     pub(crate) fn new(scenario: &Scenario, mode: Mode) -> Result<Bench, String> {
-        if mode != Mode::Nftables {
-            return Err(format!("mode {} has no kernel plane yet", mode.name()));
-        }
         let wanted = Wanted::of(scenario, mode);
         let Built { lab, elsewhere, node, hosts } = build(&wanted).map_err(|e| e.to_string())?;
         let has_sctp = node.has_sctp();
@@ -120,24 +121,28 @@ impl Bench {
                 servers.insert((socket, protocol), server);
             }
         }
-        let plane = node.run(|| Plane::open(&Family::ALL, true)).map_err(|e| e.to_string())?;
+        let plane = node.run(|| Plane::open(plane_mode(mode), &options())).map_err(|e| e.to_string())?;
         let plane = Some(plane.map_err(|e| e.to_string())?);
         let source_port = AtomicU16::new(FIRST_SOURCE_PORT);
-        Ok(Bench { _lab: (lab, elsewhere), node, hosts, servers, plane, source_port, has_sctp })
+        Ok(Bench { _lab: (lab, elsewhere), node, hosts, servers, plane, source_port, has_sctp, mode })
     }
 
     /// Brings the plane up to date. What holds for all Services may have changed too.
-    pub(crate) fn update(&mut self, rules: &Rules, deltas: &[Delta], node_changed: bool) -> Vec<String> {
+    pub(crate) fn update(&mut self, rules: &Rules, setup: &Setup, news: &News) -> Vec<String> {
         let Some(plane) = &mut self.plane else { return vec![] };
         let done = self.node.run(|| -> Result<Vec<String>, dataplane::Error> {
-            let report = if node_changed {
+            let report = if news.node_changed {
                 plane.reconcile(&rules.node, rules.services.values().map(|s| &**s))?
             } else {
-                plane.apply(deltas)
+                plane.apply(&news.deltas)
             };
             let mut wrong: Vec<String> =
                 report.failures.iter().map(|(owner, what)| format!("{owner:?}: {what}")).collect();
-            wrong.extend(compare(plane, rules)?);
+            wrong.extend(compare(plane, rules, setup, false)?);
+            // What is only leaving is given no time, so that what is gone is seen to be.
+            let settled = plane.tick(Instant::now());
+            wrong.extend(settled.failures.iter().map(|(_, what)| what.clone()));
+            wrong.extend(compare(plane, rules, setup, true)?);
             Ok(wrong)
         });
         match done {
@@ -152,7 +157,10 @@ impl Bench {
         let Some(mut plane) = self.plane.take() else { return vec![] };
         let left = self.node.run(|| -> Result<bool, dataplane::Error> {
             plane.remove()?;
-            Ok(plane.read()?.iter().any(|(_, image)| image.is_some()))
+            Ok(match plane {
+                Plane::Nftables(mut plane) => plane.read()?.iter().any(|(_, image)| image.is_some()),
+                Plane::Ipvs(mut plane) => plane.read()?.iter().any(|(_, image)| image.is_some()),
+            })
         });
         match left {
             Ok(Ok(false)) => vec![],
@@ -160,6 +168,11 @@ impl Bench {
             Ok(Err(error)) => vec![error.to_string()],
             Err(error) => vec![error.to_string()],
         }
+    }
+
+    /// What the plane is.
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// The host that has an address, if any.
@@ -188,11 +201,43 @@ impl Bench {
     }
 }
 
-/// Compares what the kernel holds with what it should.
-fn compare(plane: &mut Plane, rules: &Rules) -> Result<Vec<String>, dataplane::Error> {
+/// A mode as the planes call it.
+fn plane_mode(mode: Mode) -> dataplane::Mode {
+    match mode {
+        Mode::Nftables => dataplane::Mode::Nftables,
+        Mode::Ipvs => dataplane::Mode::Ipvs,
+    }
+}
+
+fn options() -> PlaneOptions {
+    let ipvs = ipvs::Configuration { drain_limit: Duration::ZERO, ..ipvs::Configuration::default() };
+    PlaneOptions { families: Family::ALL.to_vec(), drop_invalid: true, ipvs }
+}
+
+/// Compares what the kernel holds with what it should, when all that is leaving has gone or before.
+fn compare(
+    plane: &mut Plane,
+    rules: &Rules,
+    setup: &Setup,
+    settled: bool,
+) -> Result<Vec<String>, dataplane::Error> {
+    Ok(match plane {
+        Plane::Nftables(_) if settled => vec![],
+        Plane::Nftables(plane) => differences(plane.read()?, rules, setup, settled),
+        Plane::Ipvs(plane) => differences(plane.read()?, rules, setup, settled),
+    })
+}
+
+fn differences<I: Tables>(
+    has: Vec<(Family, Option<I>)>,
+    rules: &Rules,
+    setup: &Setup,
+    settled: bool,
+) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (family, has) in plane.read()? {
-        let wants = Image::of(rules, family);
+    for (family, has) in has {
+        let wants = I::of(rules, family, setup);
+        let has = if settled { has } else { has.map(|has| has.settled(&wants)) };
         match has {
             None => wrong.push(format!("{family}: {NODE} has no tables")),
             Some(has) if has != wants => {
@@ -201,7 +246,7 @@ fn compare(plane: &mut Plane, rules: &Rules) -> Result<Vec<String>, dataplane::E
             Some(_) => {}
         }
     }
-    Ok(wrong)
+    wrong
 }
 
 /// What a scenario needs of the lab.

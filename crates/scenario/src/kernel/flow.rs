@@ -1,7 +1,7 @@
 //! One flow with real packets, as often as it takes to know what becomes of it.
 
 use super::Bench;
-use crate::{Expectation, Expected, SourceSeen};
+use crate::{Expectation, Expected, Mode};
 use lab::{Failure, PATIENCE, Reply};
 use model::Protocol;
 use plan::VerdictKind;
@@ -99,15 +99,12 @@ impl Bench {
         let Reply { backend, seen_source } =
             self.ask(flow, PATIENCE)?.map_err(|failure| format!("expected an answer, got: {failure}"))?;
         let Expected { backends, source, .. } = &flow.expected;
-        let known = backends.iter().find(|b| b.to_string() == backend);
+        let known = backends.iter().copied().find(|b| b.to_string() == backend);
         let known = known.ok_or_else(|| format!("{backend} answered, which is no backend of it"))?;
         let from = flow.packet.from;
-        let node_expected = match source {
-            SourceSeen::Client => false,
-            SourceSeen::Node => true,
-            SourceSeen::NodeOnHairpin => known.ip() == from,
-        };
-        let (ok, expected) = match node_expected {
+        // IPVS sends the node's own connections from the address they go to, until they are masqueraded.
+        let by_ipvs = self.mode() == Mode::Ipvs && self.is_node(from);
+        let (ok, expected) = match by_ipvs || source.is_node_for(known, from) {
             true => (self.is_node(seen_source.ip()), "the node's address".to_owned()),
             false => (seen_source.ip() == from, from.to_string()),
         };

@@ -3,6 +3,7 @@
 //! [`error!`](crate::error), [`warn!`](crate::warn) and [`info!`](crate::info) always speak;
 //! [`verbose!`](crate::verbose) from a level on, as `-v` says.
 
+use crate::time::Utc;
 use std::fmt;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -44,7 +45,7 @@ pub fn tell(severity: Severity, text: fmt::Arguments<'_>) {
     if severity == Severity::Info && QUIET.load(Ordering::Relaxed) {
         return;
     }
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now();
     let line = if JSON.load(Ordering::Relaxed) {
         let name = match severity {
             Severity::Error => "error",
@@ -52,10 +53,11 @@ pub fn tell(severity: Severity, text: fmt::Arguments<'_>) {
             Severity::Info => "info",
         };
         let text = escape(&text.to_string());
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         format!(
             "{{\"ts\":{}.{:06},\"level\":\"{name}\",\"msg\":\"{text}\"}}\n",
-            now.as_secs(),
-            now.subsec_micros()
+            since.as_secs(),
+            since.subsec_micros()
         )
     } else {
         let letter = match severity {
@@ -63,14 +65,15 @@ pub fn tell(severity: Severity, text: fmt::Arguments<'_>) {
             Severity::Warning => 'W',
             Severity::Info => 'I',
         };
-        let Clock { month, day, hour, minute, second } = Clock::of(now.as_secs());
-        let micros = now.subsec_micros();
+        let Utc { month, day, hour, minute, second, nanos, .. } = Utc::of(now);
+        let micros = nanos / 1000;
         format!("{letter}{month:02}{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06} {text}\n")
     };
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
-fn escape(text: &str) -> String {
+/// A text as it stands between the quotes of a JSON string.
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -82,34 +85,6 @@ fn escape(text: &str) -> String {
         }
     }
     escaped
-}
-
-/// A moment in UTC, as far as a log line tells it.
-#[derive(Debug, PartialEq, Eq)]
-struct Clock {
-    month: u64,
-    day: u64,
-    hour: u64,
-    minute: u64,
-    second: u64,
-}
-
-impl Clock {
-    /// From seconds since 1970: the days' part is Howard Hinnant's `civil_from_days`.
-    fn of(seconds: u64) -> Clock {
-        let days = seconds / 86_400 + 719_468;
-        let day_of_era = days % 146_097;
-        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month = (5 * day_of_year + 2) / 153;
-        Clock {
-            month: if month < 10 { month + 3 } else { month - 9 },
-            day: day_of_year - (153 * month + 2) / 5 + 1,
-            hour: seconds / 3600 % 24,
-            minute: seconds / 60 % 60,
-            second: seconds % 60,
-        }
-    }
 }
 
 /// Tells of something that was asked for and does not work.
@@ -143,19 +118,6 @@ macro_rules! verbose {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn clock() {
-        let cases = [
-            (0, (1, 1, 0, 0, 0)),
-            (951_782_400, (2, 29, 0, 0, 0)),
-            (1_704_067_199, (12, 31, 23, 59, 59)),
-            (1_709_251_200, (3, 1, 0, 0, 0)),
-        ];
-        for (seconds, (month, day, hour, minute, second)) in cases {
-            assert_eq!(Clock::of(seconds), Clock { month, day, hour, minute, second }, "{seconds}");
-        }
-    }
 
     #[test]
     fn json_stays_json() {

@@ -81,6 +81,18 @@ impl Suspects {
         self.frontends.is_empty()
     }
 
+    /// The families concerned.
+    pub fn families(&self) -> Vec<Family> {
+        let concerned = |family: &Family| self.frontends.keys().any(|(other, _, _)| other == family);
+        Family::ALL.into_iter().filter(concerned).collect()
+    }
+
+    /// Those of one family.
+    pub fn of_family(&self, family: Family) -> Suspects {
+        let frontends = self.frontends.iter().filter(|((other, _, _), _)| *other == family);
+        Suspects { frontends: frontends.map(|(key, serving)| (*key, serving.clone())).collect() }
+    }
+
     /// The families and protocols concerned.
     pub fn kinds(&self) -> HashSet<(Family, Protocol)> {
         self.frontends.keys().map(|(family, protocol, _)| (*family, *protocol)).collect()

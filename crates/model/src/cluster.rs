@@ -248,7 +248,7 @@ impl Cluster {
             }
             _ => {}
         }
-        let service = ObjectName { namespace: slice.name.namespace.clone(), name: slice.service.clone() };
+        let service = slice.owner();
         let slice = Arc::new(slice);
         self.slices_by_name.insert(slice.clone());
         let others = self.slices.remove(service.words());
@@ -266,7 +266,7 @@ impl Cluster {
 
     /// Takes a slice from its Service.
     fn drop_slice(&mut self, slice: &Slice, touched: &mut Touched) {
-        let service = ObjectName { namespace: slice.name.namespace.clone(), name: slice.service.clone() };
+        let service = slice.owner();
         if let Some(slices) = self.slices.remove(service.words()) {
             let left = slices.as_slice().iter().filter(|other| other.name != slice.name).cloned().collect();
             if let Some(left) = Slices::new(left) {

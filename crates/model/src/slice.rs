@@ -25,6 +25,13 @@ pub struct Slice {
     pub annotations: Words,
 }
 
+impl Slice {
+    /// The Service that it belongs to.
+    pub fn owner(&self) -> ObjectName {
+        ObjectName { namespace: self.name.namespace.clone(), name: self.service.clone() }
+    }
+}
+
 /// One port of a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlicePort {

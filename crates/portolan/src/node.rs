@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use clap::Args;
-use config::{Configuration, IpvsAddresses, PortolanConfiguration};
+use config::{Configuration, IpvsAddresses, KubeProxyConfiguration, PortolanConfiguration};
 use dataplane::ipvs;
 use dataplane::{Mode, PlaneOptions};
 use model::{Family, Name};
@@ -32,6 +32,8 @@ pub(crate) struct NodeArguments {
 /// What a node needs to begin.
 pub(crate) struct Prepared {
     pub(crate) configuration: Configuration,
+    /// The same as typed, with the defaults filled in.
+    pub(crate) typed: KubeProxyConfiguration,
     pub(crate) settings: Settings,
     pub(crate) mode: Mode,
     pub(crate) options: PlaneOptions,
@@ -47,7 +49,7 @@ impl Prepared {
 impl NodeArguments {
     /// Reads the configuration and looks at the node. The command line wins over the file.
     pub(crate) fn prepare(&self) -> Result<Prepared, Error> {
-        let (configuration, ours) = load(self.config.as_deref())?;
+        let Loaded { typed, configuration, ours } = load(self.config.as_deref())?;
         let name = self.hostname_override.as_ref().or(configuration.hostname_override.as_ref());
         let node_name = match name {
             Some(name) => name.trim().to_lowercase(),
@@ -61,7 +63,7 @@ impl NodeArguments {
             drop_invalid: !configuration.conntrack.tcp_be_liberal,
             ipvs: ipvs_options(&configuration.ipvs, &ours),
         };
-        Ok(Prepared { configuration, settings, mode, options })
+        Ok(Prepared { configuration, typed, settings, mode, options })
     }
 }
 
@@ -69,12 +71,24 @@ fn mode(text: &str) -> Result<config::Mode, config::NotAMode> {
     text.parse()
 }
 
+/// A configuration, and what there is beside.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    /// As typed, with the defaults filled in.
+    pub(crate) typed: KubeProxyConfiguration,
+    pub(crate) configuration: Configuration,
+    pub(crate) ours: PortolanConfiguration,
+}
+
 /// Reads a configuration file, or takes the defaults; oddities go to the log.
-pub(crate) fn load(file: Option<&Path>) -> Result<(Configuration, PortolanConfiguration), Error> {
-    let Some(file) = file else { return Ok(Default::default()) };
-    let config::Loaded { configuration, warnings, portolan, .. } = config::load(file)?;
+pub(crate) fn load(file: Option<&Path>) -> Result<Loaded, Error> {
+    let Some(file) = file else {
+        let typed = KubeProxyConfiguration::default().with_defaults();
+        return Ok(Loaded { typed, ..Loaded::default() });
+    };
+    let config::Loaded { typed, configuration, warnings, portolan: ours } = config::load(file)?;
     warnings.iter().for_each(|warning| warn!("{warning}"));
-    Ok((configuration, portolan))
+    Ok(Loaded { typed, configuration, ours })
 }
 
 /// What the configuration says of IPVS, in the plane's words.

@@ -3,6 +3,8 @@
 
 use crate::error::Error;
 use crate::node;
+use crate::observe::{Observer, Serving};
+use crate::pages;
 use clap::Args;
 use dataplane::conntrack::Suspects;
 use dataplane::{Drift, Mode, Plane, Report};
@@ -56,17 +58,37 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     telemetry::log::set_up(arguments.verbosity, arguments.format == "json");
     let prepared = arguments.node.prepare()?;
     let sync_period = prepared.sync_period();
-    let node::Prepared { configuration: _, settings, mode, options } = prepared;
+    let node::Prepared { configuration, typed, settings, mode, options } = prepared;
+    pages::refuse_profiling(configuration.enable_profiling);
+    let serving = Serving {
+        metrics: Some(configuration.metrics_address),
+        healthz: Some(configuration.healthz_address),
+        hard: configuration.bind_address_hard_fail,
+        configuration: serde_json::json!({ "kubeproxy.config.k8s.io": typed.to_json() }).to_string(),
+        flags: flags(),
+    };
     let (sender, events) = sync_channel(EVENTS_MAX);
     stop_on_signals(sender.clone())?;
     let plane = Plane::open(mode, &options)?;
-    let mut daemon = Daemon::new(mode, plane, Planner::new(settings), sync_period);
-    let deliver = move |batch| sender.send(Event::Changes(batch)).is_ok();
+    let observer = Observer::start(mode, &options.families, sync_period, serving)?;
+    let health = observer.health.clone();
+    let mut daemon = Daemon::new(mode, plane, Planner::new(settings), sync_period, observer);
+    let deliver = move |batch: Batch| {
+        if batch.loaded && !batch.changes.is_empty() {
+            health.queued();
+        }
+        sender.send(Event::Changes(batch)).is_ok()
+    };
     let source = Directory::watch(&arguments.manifests, Keep { names: false }, deliver)?;
     daemon.work(&events);
     drop(events);
     source.stop();
     Ok(ExitCode::SUCCESS)
+}
+
+/// The flags that we were given, one a line.
+fn flags() -> String {
+    std::env::args().skip(2).fold(String::new(), |text, argument| text + &argument + "\n")
 }
 
 /// Signals that end us are waited for on a thread of their own, and told to the loop as events.
@@ -105,10 +127,11 @@ struct Daemon {
     compared: Instant,
     /// Somebody changed the ruleset since.
     suspicious: bool,
+    observer: Observer,
 }
 
 impl Daemon {
-    fn new(mode: Mode, plane: Plane, planner: Planner, sync_period: Duration) -> Daemon {
+    fn new(mode: Mode, plane: Plane, planner: Planner, sync_period: Duration, observer: Observer) -> Daemon {
         let now = Instant::now();
         Daemon {
             mode,
@@ -123,6 +146,7 @@ impl Daemon {
             patience: RETRY_FIRST,
             compared: now,
             suspicious: false,
+            observer,
         }
     }
 
@@ -175,8 +199,9 @@ impl Daemon {
         stop
     }
 
-    fn take(&mut self, batch: Batch, touched: &mut Touched) -> bool {
-        let Batch { changes, problems, loaded, errors: _ } = batch;
+    fn take(&mut self, mut batch: Batch, touched: &mut Touched) -> bool {
+        self.observer.told(&mut batch, self.synced);
+        let Batch { changes, triggers: _, problems, loaded, errors: _ } = batch;
         for problem in problems {
             match problem.severity {
                 watch::Severity::Error => error!("{problem}"),
@@ -205,7 +230,7 @@ impl Daemon {
         };
         let loaded_after = in_hand - self.started;
         let deltas = self.planner.update(&self.cluster, &all);
-        self.tell_contested(&deltas);
+        self.tell(&deltas);
         drop(deltas);
         self.synced = true;
         if !self.reconcile("start") {
@@ -226,21 +251,24 @@ impl Daemon {
 
     fn program(&mut self, touched: &Touched, in_hand: Instant) {
         if touched.is_empty() {
+            self.observer.idle();
             return;
         }
         let node = self.planner.node().clone();
         let deltas = self.planner.update(&self.cluster, touched);
-        self.tell_contested(&deltas);
+        self.tell(&deltas);
         if node != *self.planner.node() {
             // What holds for the node is in the program itself, not in its tables.
             self.reconcile("the node changed");
             return;
         }
         if deltas.is_empty() {
+            self.observer.idle();
             return;
         }
         let report = self.plane.apply(&deltas);
-        self.account(&report);
+        let worked = self.account(&report);
+        self.observer.applied(touched, &deltas, in_hand.elapsed(), worked);
         self.forget_flows(&Suspects::of_changes(&deltas));
         verbose!(
             2,
@@ -255,9 +283,12 @@ impl Daemon {
     /// Makes everything right, whatever the kernel holds; says whether that went well.
     fn reconcile(&mut self, why: &str) -> bool {
         self.repair = None;
+        let begin = Instant::now();
         let services = self.planner.services().map(|rules| &**rules);
         let done = self.plane.reconcile(self.planner.node(), services.clone());
-        let suspects = Suspects::of_all(services);
+        let suspects = Suspects::of_all(services.clone());
+        let worked = done.as_ref().is_ok_and(worked);
+        self.observer.reconciled(self.planner.node(), services, begin.elapsed(), worked);
         let report = match done {
             Ok(report) => report,
             Err(error) => {
@@ -279,7 +310,9 @@ impl Daemon {
         report.failures.is_empty()
     }
 
-    fn account(&mut self, report: &Report) {
+    /// Says whether all went well but for single Services.
+    fn account(&mut self, report: &Report) -> bool {
+        self.observer.metrics.report(report);
         for (owner, failure) in &report.failures {
             match owner {
                 Some(service) => error!("Service {service}: {failure}"),
@@ -291,6 +324,7 @@ impl Daemon {
         } else {
             self.later();
         }
+        worked(report)
     }
 
     /// Tries again later, each time later.
@@ -308,6 +342,7 @@ impl Daemon {
             return;
         }
         self.look = now + LOOK;
+        self.observer.tick(now);
         if !self.synced {
             return;
         }
@@ -318,6 +353,7 @@ impl Daemon {
             Ok(Drift::Elsewhere) => self.suspicious = true,
             Ok(Drift::Here) => {
                 warn!("somebody changed our tables: putting them right");
+                self.observer.metrics.repaired();
                 self.reconcile("repair");
             }
             Err(error) => error!("cannot look at the kernel: {}", crate::output::chain(&error)),
@@ -328,23 +364,36 @@ impl Daemon {
     }
 
     fn forget_flows(&mut self, suspects: &Suspects) {
-        if suspects.is_empty() {
-            return;
-        }
-        match self.plane.forget(suspects, self.planner.node()) {
-            Ok(0) => {}
-            Ok(flows) => verbose!(1, "forgot {flows} flows to backends that are gone"),
-            Err(error) => {
-                error!("cannot forget flows to backends that are gone: {}", crate::output::chain(&error))
+        for family in suspects.families() {
+            let begin = Instant::now();
+            match self.plane.forget(&suspects.of_family(family), self.planner.node()) {
+                Ok(flows) => {
+                    self.observer.metrics.forgot(family, flows, begin.elapsed());
+                    if flows > 0 {
+                        verbose!(1, "forgot {flows} flows to backends that are gone");
+                    }
+                }
+                Err(error) => {
+                    error!("cannot forget flows to backends that are gone: {}", crate::output::chain(&error))
+                }
             }
         }
     }
 
-    fn tell_contested(&self, deltas: &[plan::Delta]) {
+    /// Tells how the plan changed.
+    fn tell(&mut self, deltas: &[plan::Delta]) {
+        let own = self.cluster.node(&self.planner.node().name);
+        self.observer.health.set_leaving(own.is_some_and(|node| node.leaving));
+        self.observer.planned(deltas, self.planner.services().len());
         for rules in deltas.iter().filter_map(|delta| delta.after.as_ref()) {
             for contested in &rules.contested {
                 warn!("Service {}: {contested}", rules.name);
             }
         }
     }
+}
+
+/// Whether all went well but for single Services.
+fn worked(report: &Report) -> bool {
+    report.failures.iter().all(|(owner, _)| owner.is_some())
 }

@@ -66,10 +66,7 @@ impl Stat {
         let fields: Vec<f64> = rest.split_whitespace().map(|field| field.parse().unwrap_or(0.0)).collect();
         // Of `man 5 proc_pid_stat`: utime 14, stime 15, starttime 22; `rest` begins with the third.
         let field = |number: usize| fields.get(number - 3).copied();
-        Some(Stat {
-            cpu_s: (field(14)? + field(15)?) / TICKS_A_SECOND,
-            start_s: field(22)? / TICKS_A_SECOND,
-        })
+        Some(Stat { cpu_s: (field(14)? + field(15)?) / TICKS_A_SECOND, start_s: field(22)? / TICKS_A_SECOND })
     }
 }
 

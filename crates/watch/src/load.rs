@@ -84,7 +84,7 @@ struct Sink<'l, F> {
 fn take_in<F: FnMut(Object)>(file: &Arc<Path>, bytes: &[u8], reader: &mut Reader, into: &mut Sink<'_, F>) {
     let Sink { take, seen, problems } = into;
     reader.read(bytes, &mut |found| match found {
-        Found::Object(object) => match seen.entry(object.key()) {
+        Found::Object(object, _) => match seen.entry(object.key()) {
             Slot::Vacant(slot) => {
                 slot.insert(file.clone());
                 take(object);

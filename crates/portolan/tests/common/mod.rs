@@ -1,5 +1,6 @@
 //! A small cluster in namespaces with the real program on one of its nodes, for tests of what
 //! happens while connections flow.
+#![allow(dead_code, reason = "each test uses its part")]
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -129,6 +130,11 @@ impl Bench {
             assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// What is served at this address of the node: the whole answer, with its head.
+    pub(crate) fn curl(&self, url: &str) -> String {
+        self.tool(&format!("curl --silent --show-error --include --max-time 20 {url}"))
     }
 
     /// What a tool prints in the node's namespace. It must succeed.

@@ -214,9 +214,8 @@ mod tests {
     #[test]
     fn answers() {
         let answer = Response::text(503, "no\n").with("X-A", "b\r\nX-C: d");
-        let text = |keep, body| {
-            String::from_utf8(answer.bytes(SystemTime::UNIX_EPOCH, keep, body)).expect("text")
-        };
+        let text =
+            |keep, body| String::from_utf8(answer.bytes(SystemTime::UNIX_EPOCH, keep, body)).expect("text");
         assert_eq!(
             text(false, true),
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\

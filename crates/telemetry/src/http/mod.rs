@@ -17,9 +17,9 @@ mod work;
 pub use message::{Request, Response};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -71,6 +71,7 @@ pub struct Door {
     line: Arc<Line>,
     number: u64,
     address: SocketAddr,
+    listener: Arc<TcpListener>,
 }
 
 impl Server {
@@ -87,11 +88,11 @@ impl Server {
     /// Opens a door. The unspecified address of either family means all addresses of both, as it
     /// does in programs written in Go.
     pub fn open(&self, address: SocketAddr, handler: Handler) -> io::Result<Door> {
-        let listener = listen(address)?;
+        let listener = Arc::new(listen(address)?);
         let address = listener.local_addr()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.line.tell(Command::Open { number, listener, handler });
-        Ok(Door { line: self.line.clone(), number, address })
+        self.line.tell(Command::Open { number, listener: listener.clone(), handler });
+        Ok(Door { line: self.line.clone(), number, address, listener })
     }
 }
 
@@ -114,6 +115,9 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
+        // A socket that listens no more is in nobody's way (`inet_csk_bind_conflict`), so its place
+        // is free at once, whenever the server's thread comes to close it.
+        let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
         self.line.tell(Command::Close(self.number));
     }
 }

@@ -23,13 +23,13 @@ const SHUT: Duration = Duration::from_millis(100);
 
 /// What the server's thread is told.
 pub(super) enum Command {
-    Open { number: u64, listener: TcpListener, handler: Handler },
+    Open { number: u64, listener: Arc<TcpListener>, handler: Handler },
     Close(u64),
     End,
 }
 
 struct Listening {
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     handler: Handler,
 }
 
@@ -124,12 +124,15 @@ impl Work {
             match command {
                 Command::Open { number, listener, handler } => {
                     let event = EpollEvent::new(EpollFlags::EPOLLIN, door_key(number));
-                    if self.epoll.add(&listener, event).is_ok() {
+                    if self.epoll.add(&*listener, event).is_ok() {
                         self.doors.insert(number, Listening { listener, handler });
                     }
                 }
-                // A closed descriptor leaves the epoll by itself.
-                Command::Close(number) => drop(self.doors.remove(&number)),
+                Command::Close(number) => {
+                    if let Some(door) = self.doors.remove(&number) {
+                        let _ = self.epoll.delete(&*door.listener);
+                    }
+                }
                 Command::End => return true,
             }
         }
@@ -145,6 +148,8 @@ impl Work {
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
+                    // It listens no more: whoever closed it is about to say so.
+                    io::ErrorKind::InvalidInput => return,
                     _ => {
                         std::thread::sleep(SHUT);
                         return;

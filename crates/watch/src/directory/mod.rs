@@ -22,18 +22,21 @@ mod slots;
 
 use crate::{Error, Keep, Problem};
 use kernel::Kernel;
-use model::Change;
+use model::{Change, ObjectName};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use rounds::Rounds;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 
 /// What happened at one time.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// What has changed, in order. Objects that are as they were may be among them.
     pub changes: Vec<Change>,
+    /// When what slices among them tell of happened, by their Services, where they say so.
+    pub triggers: Vec<(ObjectName, SystemTime)>,
     /// What is wrong with the manifests that were read this time.
     pub problems: Vec<Problem>,
     /// With this batch, all that was there at the start has been handed over. True from then on.

@@ -7,12 +7,13 @@ use crate::manifest::{Found, Keep, Reader};
 use crate::sys::{Writers, writers};
 use crate::tree::{Buffer, Entry, walk};
 use crate::{Problem, Severity};
+use model::{Object, ObjectName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// So long a file must be away to count as gone.
 const VANISH: Duration = Duration::from_millis(5);
@@ -39,7 +40,7 @@ const CHANGES_A_BATCH: usize = 256;
 /// What came of looking at a file.
 enum Look {
     /// It has been read.
-    Read(Reading, Vec<Problem>),
+    Read(Reading, Vec<(ObjectName, SystemTime)>, Vec<Problem>),
     /// Somebody is writing it; it will be heard of again.
     BeingWritten,
     /// It is not there.
@@ -228,8 +229,9 @@ impl<D: FnMut(Batch) -> bool> Rounds<D> {
         let root = self.kernel.root().to_owned();
         let file = path.strip_prefix(&root).unwrap_or(path);
         match self.read(path, why.complete) {
-            Look::Read(reading, problems) => {
+            Look::Read(reading, triggers, problems) => {
                 self.later.remove(path);
+                self.batch.triggers.extend(triggers);
                 self.batch.problems.extend(problems);
                 let outcome = self.index.put(file, reading);
                 self.take(path, outcome);
@@ -280,9 +282,15 @@ impl<D: FnMut(Batch) -> bool> Rounds<D> {
                 return Look::BeingWritten;
             }
             let mut reading = Reading::default();
+            let mut triggers = Vec::new();
             let mut problems = Vec::new();
             reader.read(bytes, &mut |found| match found {
-                Found::Object(object) => reading.objects.push(object),
+                Found::Object(object, trigger) => {
+                    if let (Object::Slice(slice), Some(at)) = (&object, trigger) {
+                        triggers.push((slice.owner(), at));
+                    }
+                    reading.objects.push(object);
+                }
                 Found::Lost(Some(key)) => drop(reading.refused.insert(key)),
                 Found::Lost(None) => reading.damaged = true,
                 Found::Problem { severity, document, line, object, what } => {
@@ -291,7 +299,7 @@ impl<D: FnMut(Batch) -> bool> Rounds<D> {
                     problems.push(Problem { severity, file, document, line, object, what });
                 }
             });
-            Look::Read(reading, problems)
+            Look::Read(reading, triggers, problems)
         });
         match read {
             Ok(look) => look,

@@ -28,6 +28,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 use wire::OneMap;
 
 /// What a caller wants to know of each object.
@@ -50,8 +51,8 @@ const KINDS_NOTICED_MAX: usize = 1000;
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "nearly all are objects, and none lives long")]
 pub(crate) enum Found {
-    /// An object.
-    Object(Object),
+    /// An object, and for a slice when what it tells of happened, where it says so.
+    Object(Object, Option<SystemTime>),
     /// Something to tell the user.
     Problem { severity: Severity, document: u32, line: u32, object: Option<String>, what: String },
     /// An object that is there but cannot be read, and which one, where that could be made out.
@@ -280,8 +281,13 @@ impl File<'_> {
     /// Reads an object of a kind that we know.
     fn known(&mut self, at: At<'_>, kind: Kind, head: &Head<'_>, body: Body<'_>) {
         let mut complaints = std::mem::take(&mut self.reader.complaints);
-        let mut context =
-            Context { keep: self.reader.keep, names: &mut self.reader.names, complaints: &mut complaints };
+        let mut trigger = None;
+        let mut context = Context {
+            keep: self.reader.keep,
+            names: &mut self.reader.names,
+            complaints: &mut complaints,
+            trigger: &mut trigger,
+        };
         let read = match kind {
             Kind::Service => read(body, |wire| context.service(wire), Object::Service),
             Kind::Slice => read(body, |wire| context.slice(wire), Object::Slice),
@@ -303,7 +309,7 @@ impl File<'_> {
         match read {
             Ok(object) => {
                 if let Some(object) = object {
-                    (self.found)(Found::Object(object));
+                    (self.found)(Found::Object(object, trigger));
                 }
             }
             Err(Misfit { what, line }) => {
@@ -375,18 +381,18 @@ fn behind_bad_json(text: &str) -> &str {
 pub(crate) fn fuzz(bytes: &[u8]) {
     let mut reader = Reader::new(Keep { names: true });
     reader.read(bytes, &mut |found| match found {
-        Found::Object(Object::Service(service)) => {
+        Found::Object(Object::Service(service), _) => {
             assert!(service.cluster_ips.len() <= 2);
             assert!(service.ports.iter().all(|port| port.port != 0 && port.node_port != Some(0)));
         }
-        Found::Object(Object::Slice(slice)) => {
+        Found::Object(Object::Slice(slice), _) => {
             assert!(!slice.service.is_empty());
             assert!(slice.ports.iter().all(|port| port.port != 0));
             let family = |endpoint: &model::Endpoint| model::Family::of(endpoint.address);
             assert!(slice.endpoints.iter().all(|endpoint| family(endpoint) == slice.family));
         }
         Found::Problem { what, .. } => assert!(!what.is_empty()),
-        Found::Object(_) | Found::Lost(_) => {}
+        Found::Object(..) | Found::Lost(_) => {}
     });
 }
 

@@ -1,5 +1,16 @@
 //! Timestamps of RFC 3339, as Kubernetes writes them, to seconds since 1970. No clock is read here.
 
+use std::time::{Duration, SystemTime};
+
+/// The same with its fraction; `None` also for what was before 1970.
+pub(crate) fn moment(text: &str) -> Option<SystemTime> {
+    let seconds = u64::try_from(seconds(text)?).ok()?;
+    let digits = text.split_once('.').map_or("", |(_, fraction)| fraction);
+    let digits = digits.chars().take_while(char::is_ascii_digit).chain("000000000".chars()).take(9);
+    let nanos = digits.collect::<String>().parse().ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
+}
+
 /// `2024-02-29T23:59:60+01:00` and the like; fractions of a second are dropped. `None` when the text
 /// is no such timestamp.
 pub(crate) fn seconds(text: &str) -> Option<i64> {
@@ -80,6 +91,21 @@ fn days_before_year(year: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments() {
+        let cases = [
+            ("2024-05-06T07:08:09Z", Some((1_714_979_289, 0))),
+            ("2024-05-06T09:08:09.25+02:00", Some((1_714_979_289, 250_000_000))),
+            ("2024-05-06T07:08:09.0123456789Z", Some((1_714_979_289, 12_345_678))),
+            ("1969-12-31T23:59:59Z", None),
+            ("yesterday", None),
+        ];
+        for (text, want) in cases {
+            let want = want.map(|(s, n)| SystemTime::UNIX_EPOCH + Duration::new(s, n));
+            assert_eq!(moment(text), want, "{text}");
+        }
+    }
 
     #[test]
     fn timestamps() {

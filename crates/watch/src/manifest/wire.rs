@@ -15,6 +15,9 @@ use std::ops::Deref;
 /// The annotation that held source ranges before there was a field for them.
 pub(crate) const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
+/// The annotation that says when what a slice tells of happened: a pod became ready, say.
+pub(crate) const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
 /// What our own annotations begin with.
 pub(crate) const OUR_PREFIX: &str = "portolan.dev/";
 
@@ -145,7 +148,9 @@ impl Annotations<'_> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Annotations<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let ours = |key: &str| key == SOURCE_RANGES_ANNOTATION || key.starts_with(OUR_PREFIX);
+        let ours = |key: &str| {
+            matches!(key, SOURCE_RANGES_ANNOTATION | TRIGGER_ANNOTATION) || key.starts_with(OUR_PREFIX)
+        };
         deserializer.deserialize_map(Pairs(ours)).map(Annotations)
     }
 }

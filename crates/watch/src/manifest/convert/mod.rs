@@ -17,6 +17,7 @@ use crate::Severity;
 use model::{Name, ObjectKey, ObjectName, Prefix, Protocol, Words, parse_ip};
 use std::fmt;
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 /// The namespace of an object that names none, as for `kubectl apply`.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -107,6 +108,8 @@ pub(crate) struct Context<'r> {
     pub(crate) keep: Keep,
     pub(crate) names: &'r mut Names,
     pub(crate) complaints: &'r mut Vec<Complaint>,
+    /// What a slice says of when what it tells of happened.
+    pub(crate) trigger: &'r mut Option<SystemTime>,
 }
 
 impl Context<'_> {

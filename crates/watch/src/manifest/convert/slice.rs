@@ -1,7 +1,8 @@
 //! EndpointSlices.
 
 use super::{Context, Converted, SUBDOMAIN_MAX, said, special};
-use crate::manifest::wire;
+use crate::manifest::time;
+use crate::manifest::wire::{self, TRIGGER_ANNOTATION};
 use model::{Conditions, Endpoint, Family, Hints, Identity, Name, Place, Slice, SlicePort};
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ impl Context<'_> {
             Some(other) => return Err(format!("addressType: {other:?} is not IPv4, IPv6 or FQDN")),
             None => return Err("addressType: missing".into()),
         };
+        *self.trigger = metadata.annotations.get(TRIGGER_ANNOTATION).and_then(time::moment);
         Ok(Some(Slice {
             name,
             service: service.into(),

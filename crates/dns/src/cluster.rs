@@ -1,0 +1,68 @@
+//! The seam to whoever knows the cluster: a stream of batches of changes.
+//!
+//! The plugin `kubernetes` asks for a source by what its Corefile says; the program that contains
+//! the server decides what that means (a directory of manifests, the API server, the proxy's own
+//! model) and delivers from a thread of its own.
+
+use model::Change;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Some changes, in order.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What has changed.
+    pub changes: Vec<Change>,
+    /// With this batch, all that was there at the start has been handed over. True from then on.
+    pub synced: bool,
+}
+
+/// Which cluster, and what of it is to be known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// `manifests DIR`: a directory of manifests, followed as it changes.
+    pub manifests: Option<PathBuf>,
+    /// `endpoint URL`: the API server.
+    pub endpoint: Option<String>,
+    /// `tls CERT KEY CA` for the API server.
+    pub tls: Option<[PathBuf; 3]>,
+    /// `kubeconfig FILE [CONTEXT]`.
+    pub kubeconfig: Option<(PathBuf, Option<String>)>,
+    /// `apiserver_qps`, as it stands in the Corefile.
+    pub qps: Option<String>,
+    /// `apiserver_burst`.
+    pub burst: Option<u32>,
+    /// `apiserver_max_inflight`.
+    pub in_flight_max: Option<u32>,
+    /// Names of pods behind endpoints (`endpoint_pod_names`).
+    pub pod_names: bool,
+    /// Pods themselves (`pods verified`, `autopath`).
+    pub pods: bool,
+    /// Labels of Services (`labels`).
+    pub service_labels: bool,
+    /// No endpoints at all (`noendpoints`).
+    pub no_endpoints: bool,
+    /// ServiceImports and their endpoints (`multicluster`).
+    pub imports: bool,
+}
+
+/// Takes batches. False ends the stream.
+pub type Deliver = Box<dyn FnMut(Batch) -> bool + Send>;
+
+/// A stream that is flowing. Dropping it ends it.
+pub trait Stream: Send + Sync {}
+
+/// Where clusters come from.
+pub trait ClusterSource: Send + Sync {
+    /// Opens a stream, or says why that cannot be.
+    fn open(&self, wanted: &Wanted, deliver: Deliver) -> Result<Arc<dyn Stream>, String>;
+}
+
+/// There are none.
+pub struct NoClusters;
+
+impl ClusterSource for NoClusters {
+    fn open(&self, _wanted: &Wanted, _deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
+        Err("this program has no source of clusters".into())
+    }
+}

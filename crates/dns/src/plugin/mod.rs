@@ -1,0 +1,148 @@
+//! The plugins: the one list of them, in the order of the chain.
+//!
+//! # Adding a plugin
+//!
+//! 1. A file of its own here, named like the plugin, that begins with what it does and its syntax.
+//! 2. `pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>>, Error>`
+//!    reads its directives. `setting.once()` is the directive of a plugin that may stand in a block
+//!    once. [`Line`](crate::corefile::Line) has its arguments ([`Line::exactly`](crate::corefile::Line::exactly)
+//!    and the like) and its options as further lines; [`setup::duration`](crate::setup::duration),
+//!    [`setup::number`](crate::setup::number), [`corefile::origins`](crate::corefile::origins) read words.
+//!    Every word is used or refused: `word.error("what is wrong")` is an error that names file, line and
+//!    word, and `option.unknown_option("name")` the one for an option that does not exist.
+//! 3. What it returns is its [`Plugin`], or nothing where it only changes settings of its block
+//!    (`bind`) or of the process (`health`).
+//! 4. The plugin does its work in [`Plugin::ask`] on the way in and [`Plugin::answered`] on the way
+//!    out; where that takes waiting, in [`Plugin::later`]. `exchange.from` says who asks and how,
+//!    `at.chain` for which zone, `at.look_up` asks the server a further question, and
+//!    `exchange.note` keeps something from the way in to the way out. `whoami` is the smallest that
+//!    answers, `errors` and `log` look at answers, `bufsize` changes questions and `loadbalance`
+//!    answers.
+//! 5. Counters come from `setting.world.metrics`, by CoreDNS' names and labels, at set-up; counting is
+//!    then one addition.
+//! 6. Its line in the list below says where in the chain it stands; its section in `docs/dns.md` says
+//!    what it does. A test compares the two.
+
+mod bufsize;
+mod debug;
+mod errors;
+mod log;
+mod root;
+mod whoami;
+
+use crate::chain::Plugin;
+use crate::corefile::Error;
+use crate::setup::Setting;
+use std::sync::Arc;
+
+/// How a plugin is set up from its directives in a server block.
+pub type SetUpFn = fn(&mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>>, Error>;
+
+/// Whether and how a plugin can be set up.
+#[derive(Clone, Copy)]
+pub enum SetUp {
+    /// Like this.
+    Built(SetUpFn),
+    /// CoreDNS has it and we do not: to name it is an error that says so.
+    NotBuilt,
+}
+
+/// One line of the list.
+pub struct Kind {
+    /// Its name, which is also its directive.
+    pub name: &'static str,
+    /// Its set-up.
+    pub set_up: SetUp,
+}
+
+const fn built(name: &'static str, set_up: SetUpFn) -> Kind {
+    Kind { name, set_up: SetUp::Built(set_up) }
+}
+
+const fn not_built(name: &'static str) -> Kind {
+    Kind { name, set_up: SetUp::NotBuilt }
+}
+
+/// All plugins, in the order in which questions come to them: CoreDNS' own (its `plugin.cfg`).
+pub const PLUGINS: &[Kind] = &[
+    built("root", root::set_up),
+    not_built("metadata"),
+    not_built("geoip"),
+    not_built("cancel"),
+    not_built("proxyproto"),
+    not_built("quic"),
+    not_built("grpc_server"),
+    not_built("https"),
+    not_built("https3"),
+    not_built("timeouts"),
+    not_built("multisocket"),
+    not_built("reload"),
+    not_built("nsid"),
+    built("bufsize", bufsize::set_up),
+    not_built("bind"),
+    built("debug", debug::set_up),
+    not_built("trace"),
+    not_built("ready"),
+    not_built("health"),
+    not_built("pprof"),
+    not_built("shed"),
+    not_built("prometheus"),
+    built("errors", errors::set_up),
+    built("log", log::set_up),
+    not_built("dnstap"),
+    not_built("local"),
+    not_built("dns64"),
+    not_built("any"),
+    not_built("chaos"),
+    not_built("loadbalance"),
+    not_built("tsig"),
+    not_built("rewrite"),
+    not_built("autopath"),
+    not_built("acl"),
+    not_built("cache"),
+    not_built("header"),
+    not_built("dnssec"),
+    not_built("tls"),
+    not_built("minimal"),
+    not_built("template"),
+    not_built("transfer"),
+    not_built("hosts"),
+    not_built("route53"),
+    not_built("azure"),
+    not_built("clouddns"),
+    not_built("k8s_external"),
+    not_built("kubernetes"),
+    not_built("file"),
+    not_built("auto"),
+    not_built("secondary"),
+    not_built("etcd"),
+    not_built("loop"),
+    not_built("forward"),
+    not_built("grpc"),
+    not_built("erratic"),
+    built("whoami", whoami::set_up),
+    not_built("on"),
+    not_built("sign"),
+    not_built("view"),
+    not_built("nomad"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_a_section_for_each_plugin_that_is_built_and_no_other() {
+        let page = include_str!("../../../../docs/dns.md");
+        let sections: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+        for Kind { name, set_up } in PLUGINS {
+            let built = matches!(set_up, SetUp::Built(_));
+            assert_eq!(sections.contains(name), built, "docs/dns.md: ### {name}");
+            assert_eq!(
+                page.contains(&format!("| [{name}](#{name}) |")),
+                built,
+                "docs/dns.md: the table, {name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! From a Corefile to servers: each directive goes to its plugin, which adds itself to the chain,
+//! changes what its block asks for, or asks for something of the process.
+
+use crate::chain::{Chain, Link, Plugin, Routes};
+use crate::cluster::ClusterSource;
+use crate::corefile::{Block, Error, Key, Line, Scheme, Word};
+use crate::metrics::Metrics;
+use crate::plugin::{PLUGINS, SetUp};
+use crate::web::Page;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use wire::Name;
+
+/// What a plugin is given to set itself up from.
+pub struct Setting<'s> {
+    /// Its directives in this block, at least one.
+    pub lines: &'s [&'s Line],
+    /// What the block asks for.
+    pub block: &'s mut BlockSettings,
+    /// What the process is to do.
+    pub process: &'s mut ProcessSettings,
+    /// What the process has.
+    pub world: &'s World,
+}
+
+impl<'s> Setting<'s> {
+    /// The directive, for plugins that may stand in a block once only.
+    pub fn once(&self) -> Result<&'s Line, Error> {
+        match *self.lines {
+            [line] => Ok(line),
+            [_, again, ..] => Err(again.error("only once in a server block")),
+            [] => {
+                Err(Error { file: "Corefile".into(), line: 0, what: "a plugin without a directive".into() })
+            }
+        }
+    }
+}
+
+/// What a server block asks for, for all of its zones.
+#[derive(Clone, Debug)]
+pub struct BlockSettings {
+    /// Its zones, in lower case.
+    pub zones: Vec<Name>,
+    /// Its keys.
+    pub keys: Vec<Key>,
+    /// The addresses that it listens on; empty for all.
+    pub listen: Vec<IpAddr>,
+    /// The directory that files are looked for in (`root`).
+    pub root: PathBuf,
+    /// The block as errors and metrics name it: its first key, and where it stands.
+    pub first_key: Word,
+    /// The name of its view.
+    pub view: String,
+    /// How long connections may stay silent, and take to ask and to be answered (`timeouts`).
+    pub timeouts: Timeouts,
+    /// Names of the plugins of the block.
+    pub plugins: BTreeSet<&'static str>,
+}
+
+impl BlockSettings {
+    /// A path, below `root` unless it is absolute.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+}
+
+/// Limits of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Without a question.
+    pub idle: Duration,
+    /// For the rest of a question that has begun.
+    pub read: Duration,
+    /// For an answer to be taken.
+    pub write: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        // CoreDNS's (core/dnsserver/server.go, `NewServer`).
+        let seconds = Duration::from_secs;
+        Timeouts { idle: seconds(10), read: seconds(3), write: seconds(5) }
+    }
+}
+
+/// What the process is to do.
+#[derive(Default)]
+pub struct ProcessSettings {
+    /// Pages to serve over HTTP, at their addresses.
+    pub pages: Vec<(SocketAddr, Page)>,
+    /// Look whether the Corefile has changed so often, and wait up to so much longer.
+    pub reload: Option<(Duration, Duration)>,
+    /// So long health is told to be bad before we stop.
+    pub lameduck: Duration,
+    /// Tell more (`debug`).
+    pub debug: bool,
+    /// Every plugin of every block.
+    pub plugins: Vec<Arc<dyn Plugin>>,
+    /// How many sockets and workers there are for each address (`multisocket`).
+    pub sockets: Option<usize>,
+}
+
+/// What the process has, whatever the Corefile says. It outlives reloads.
+pub struct World {
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// Where clusters come from.
+    pub clusters: Arc<dyn ClusterSource>,
+    /// The port of servers whose key names none.
+    pub dns_port: u16,
+    /// The runtime for what takes waiting.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// A Corefile that has been understood.
+pub struct Configuration {
+    /// What each address serves.
+    pub servers: BTreeMap<Listen, Server>,
+    /// What the process is to do.
+    pub process: ProcessSettings,
+}
+
+/// An address that is listened on, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Listen {
+    /// How.
+    pub scheme: Scheme,
+    /// Where; `None` is everywhere.
+    pub address: Option<IpAddr>,
+    /// The port.
+    pub port: u16,
+}
+
+impl Listen {
+    /// The server as metrics call it: `dns://:53`, `dns://127.0.0.1:53`.
+    pub fn label(&self) -> String {
+        let Listen { scheme, address, port } = self;
+        match address {
+            None => format!("{scheme}://:{port}"),
+            Some(address) => format!("{scheme}://{}", SocketAddr::new(*address, *port)),
+        }
+    }
+}
+
+/// What an address serves.
+#[derive(Clone)]
+pub struct Server {
+    /// Which question goes where.
+    pub routes: Arc<Routes>,
+    /// Limits of its connections.
+    pub timeouts: Timeouts,
+}
+
+/// Understands a Corefile.
+pub fn set_up(blocks: &[Block], world: &World) -> Result<Configuration, Error> {
+    let mut process = ProcessSettings { sockets: None, ..ProcessSettings::default() };
+    let mut chains: BTreeMap<Listen, (Vec<Arc<Chain>>, Timeouts)> = BTreeMap::new();
+    let mut taken: BTreeMap<(Listen, Name), Word> = BTreeMap::new();
+    let mut number = 0;
+    for block in blocks {
+        let (settings, links) = set_up_block(block, &mut process, world)?;
+        for listen in listens(&settings) {
+            let keys = settings.keys.iter();
+            for key in keys.filter(|key| (key.scheme, key.port) == (listen.scheme, listen.port)) {
+                check_free(&settings, listen, key, &mut taken)?;
+                let links = links.iter().map(|link| Link { name: link.name, plugin: link.plugin.clone() });
+                let server = listen.label().into();
+                let chain = Chain::new(key.zone, server, settings.view.clone(), number, links.collect());
+                number += 1;
+                let (chains, timeouts) = chains.entry(listen).or_default();
+                chains.push(Arc::new(chain));
+                *timeouts = settings.timeouts;
+            }
+        }
+    }
+    let servers = chains.into_iter().map(|(listen, (chains, timeouts))| {
+        let routes = Arc::new(Routes::new(listen.label().into(), chains));
+        (listen, Server { routes, timeouts })
+    });
+    Ok(Configuration { servers: servers.collect(), process })
+}
+
+/// The addresses that a block listens on.
+fn listens(settings: &BlockSettings) -> BTreeSet<Listen> {
+    let addresses: Vec<Option<IpAddr>> = match settings.listen.as_slice() {
+        [] => vec![None],
+        addresses => addresses.iter().copied().map(Some).collect(),
+    };
+    let mut listens = BTreeSet::new();
+    for key in &settings.keys {
+        for &address in &addresses {
+            listens.insert(Listen { scheme: key.scheme, address, port: key.port });
+        }
+    }
+    listens
+}
+
+/// One zone is served once at an address, and not both at all addresses and at one of them.
+/// Blocks with a view may share it.
+fn check_free(
+    settings: &BlockSettings,
+    listen: Listen,
+    key: &Key,
+    taken: &mut BTreeMap<(Listen, Name), Word>,
+) -> Result<(), Error> {
+    if !settings.view.is_empty() {
+        return Ok(());
+    }
+    let overlaps = |other: &Listen| {
+        (other.scheme, other.port) == (listen.scheme, listen.port)
+            && (other.address == listen.address || other.address.is_none() || listen.address.is_none())
+    };
+    let other = taken.iter().find(|((other, zone), _)| *zone == key.zone && overlaps(other));
+    if let Some((_, other)) = other {
+        let what = format_args!("{} is served already by the block at line {}", key.zone, other.line);
+        return Err(settings.first_key.error(what));
+    }
+    taken.insert((listen, key.zone), settings.first_key.clone());
+    Ok(())
+}
+
+fn set_up_block(
+    block: &Block,
+    process: &mut ProcessSettings,
+    world: &World,
+) -> Result<(BlockSettings, Vec<Link>), Error> {
+    let mut keys = Vec::new();
+    for word in &block.keys {
+        for key in Key::parse(word, world.dns_port)? {
+            match key.scheme {
+                Scheme::Dns => keys.push(key),
+                other => return Err(word.error(format_args!("transport {other} is not built"))),
+            }
+        }
+    }
+    let Some(first_key) = block.keys.first().cloned() else {
+        return Err(Error { file: "Corefile".into(), line: 0, what: "a server block without a zone".into() });
+    };
+    for line in &block.lines {
+        match PLUGINS.iter().find(|kind| kind.name == line.name.text) {
+            None => return Err(line.error("no such plugin")),
+            Some(kind) if matches!(kind.set_up, SetUp::NotBuilt) => {
+                return Err(line.error("this plugin is not built"));
+            }
+            Some(_) => {}
+        }
+    }
+    let plugins = PLUGINS.iter().filter(|kind| block.lines.iter().any(|line| line.name.text == kind.name));
+    let mut settings = BlockSettings {
+        zones: keys.iter().map(|key| key.zone).collect(),
+        keys,
+        listen: Vec::new(),
+        root: PathBuf::new(),
+        first_key,
+        view: String::new(),
+        timeouts: Timeouts::default(),
+        plugins: plugins.map(|kind| kind.name).collect(),
+    };
+    let mut links = Vec::new();
+    // In the order of the list, not of the file.
+    for kind in PLUGINS {
+        let lines: Vec<&Line> = block.lines.iter().filter(|line| line.name.text == kind.name).collect();
+        let SetUp::Built(set_up) = kind.set_up else { continue };
+        if lines.is_empty() {
+            continue;
+        }
+        let mut setting = Setting { lines: &lines, block: &mut settings, process: &mut *process, world };
+        if let Some(plugin) = set_up(&mut setting)? {
+            process.plugins.push(plugin.clone());
+            links.push(Link { name: kind.name, plugin });
+        }
+    }
+    Ok((settings, links))
+}
+
+/// Reads a duration as Go writes it: `5s`, `1m30s`, `500ms`.
+pub fn duration(word: &Word) -> Result<Duration, Error> {
+    let bad = || word.error("no duration: a number with a unit was expected, like 30s");
+    let mut rest = word.text.as_str();
+    if rest == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut seconds = 0.0_f64;
+    let mut any = false;
+    while !rest.is_empty() {
+        let digits = rest.find(|char: char| !char.is_ascii_digit() && char != '.').ok_or_else(bad)?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after.find(|char: char| char.is_ascii_digit() || char == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let scale = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return Err(bad()),
+        };
+        seconds += number.parse::<f64>().map_err(|_| bad())? * scale;
+        any = true;
+        rest = after;
+    }
+    Duration::try_from_secs_f64(seconds).ok().filter(|_| any).ok_or_else(bad)
+}
+
+/// Reads a number.
+pub fn number<T: std::str::FromStr>(word: &Word) -> Result<T, Error> {
+    word.text.parse().map_err(|_| word.error("no number, or one that is too large"))
+}
+
+/// Reads `ADDRESS:PORT`, where the address may be missing.
+pub fn socket_address(word: &Word) -> Result<SocketAddr, Error> {
+    let bad = || word.error("no address and port, like :8080 or 127.0.0.1:8080");
+    let (host, port) = word.text.rsplit_once(':').ok_or_else(bad)?;
+    let port = port.parse().map_err(|_| bad())?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let address: IpAddr = match host {
+        // All addresses of both families, where the kernel has both.
+        "" => crate::web::EVERYWHERE,
+        "localhost" => IpAddr::from([127, 0, 0, 1]),
+        host => host.parse().map_err(|_| bad())?,
+    };
+    Ok(SocketAddr::new(address, port))
+}
+
+#[cfg(test)]
+mod tests;

@@ -272,7 +272,7 @@ impl<'s> Parser<'s> {
                     rest = after;
                 }
                 None => {
-                    done.push_str("{");
+                    done.push('{');
                     rest = from.get(1..).unwrap_or_default();
                 }
             }

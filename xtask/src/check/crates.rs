@@ -18,7 +18,7 @@ struct Arrow {
     foreign: Option<&'static [&'static str]>,
 }
 
-const PURE_FOREIGN: Option<&[&str]> = Some(&["serde", "thiserror", "sha2"]);
+const PURE_FOREIGN: Option<&[&str]> = Some(&["serde", "thiserror", "sha2", "hashbrown"]);
 
 /// The way of the data: `watch → model → plan → dataplane → netlink`, and `model → names → dns`.
 const ARROWS: &[Arrow] = &[

@@ -39,7 +39,8 @@ const IMPURE_PATHS: &[&str] = &[
 const IMPURE_WORDS: &[&str] =
     &["Instant", "SystemTime", "TcpStream", "UdpSocket", "async", "await", "println"];
 /// The only files with `unsafe` in them: system calls.
-const UNSAFE_FILES: &[&str] = &["crates/dns/src/sys.rs", "crates/netlink/src/sys.rs", "crates/watch/src/sys.rs"];
+const UNSAFE_FILES: &[&str] =
+    &["crates/dns/src/sys.rs", "crates/netlink/src/sys.rs", "crates/watch/src/sys.rs"];
 const LINES_MAX: usize = 700;
 /// Tables of data.
 const LONG_FILES: &[&str] = &[];

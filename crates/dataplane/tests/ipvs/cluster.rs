@@ -20,7 +20,7 @@ pub(crate) fn service(name: &str, ips: &[&str], ports: &[ServicePort]) -> Servic
         external_ips: Box::default(),
         load_balancer_ips: Box::default(),
         source_ranges: Box::default(),
-        ports: ports.to_vec(),
+        ports: ports.into(),
         affinity_seconds: None,
         external_policy: Policy::Cluster,
         internal_policy: Policy::Cluster,
@@ -38,7 +38,7 @@ pub(crate) fn port(protocol: Protocol, port: u16, node_port: Option<u16>) -> Ser
 
 /// An endpoint on a node, ready.
 pub(crate) fn endpoint(address: IpAddr, node: &str) -> Endpoint {
-    let place = Place { node: Some(node.into()), zone: None };
+    let place = Place { node: Some(node.into()), zone: None, hints: Default::default() };
     Endpoint { address, conditions: Conditions::READY, place: Arc::new(place), identity: None }
 }
 
@@ -49,9 +49,9 @@ pub(crate) fn slice(service: &str, family: Family, port: u16, endpoints: Vec<End
         name: ObjectName::new("shop", format!("{service}-{family}")),
         service: service.into(),
         family,
-        ports: ports.to_vec(),
+        ports: ports.into(),
         endpoints: endpoints.into(),
-        annotations: None,
+        annotations: Default::default(),
     }
 }
 

@@ -2,8 +2,6 @@
 //! happens while connections flow.
 #![allow(dead_code, reason = "each test uses its part")]
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
-
 use lab::{Host, Lab, Node, Process, Protocol, Server};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};

@@ -5,6 +5,7 @@ mod bench;
 mod cleanup;
 mod daemon;
 mod demo;
+mod doctor;
 mod error;
 mod health_ports;
 mod janitor;
@@ -35,6 +36,7 @@ struct Arguments {
 enum Command {
     Bench(bench::Arguments),
     Demo(demo::Arguments),
+    Doctor(doctor::Arguments),
     Run(run::Arguments),
     Plan(plan::Arguments),
     Show(show::Arguments),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
     let done: Result<ExitCode, Error> = match command {
         Command::Bench(arguments) => bench::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),
         Command::Show(arguments) => show::run(&arguments),

@@ -58,16 +58,12 @@ impl NodeArguments {
         let mode = choose_mode(self.mode.unwrap_or(configuration.mode))?;
         let settings =
             config::settings(&configuration, configured(mode), Name::from(node_name), interface_addresses()?);
-        let options = PlaneOptions {
-            families: families(),
-            drop_invalid: !configuration.conntrack.tcp_be_liberal,
-            ipvs: ipvs_options(&configuration.ipvs, &ours),
-        };
+        let options = plane_options(&configuration, &ours);
         Ok(Prepared { configuration, typed, settings, mode, options })
     }
 }
 
-fn mode(text: &str) -> Result<config::Mode, config::NotAMode> {
+pub(crate) fn mode(text: &str) -> Result<config::Mode, config::NotAMode> {
     text.parse()
 }
 
@@ -89,6 +85,15 @@ pub(crate) fn load(file: Option<&Path>) -> Result<Loaded, Error> {
     let config::Loaded { typed, configuration, warnings, portolan: ours } = config::load(file)?;
     warnings.iter().for_each(|warning| warn!("{warning}"));
     Ok(Loaded { typed, configuration, ours })
+}
+
+/// What the configuration and the node say to all planes.
+pub(crate) fn plane_options(configuration: &Configuration, ours: &PortolanConfiguration) -> PlaneOptions {
+    PlaneOptions {
+        families: families(),
+        drop_invalid: !configuration.conntrack.tcp_be_liberal,
+        ipvs: ipvs_options(&configuration.ipvs, ours),
+    }
 }
 
 /// What the configuration says of IPVS, in the plane's words.
@@ -121,6 +126,9 @@ pub(crate) fn configured(mode: Mode) -> config::Mode {
     }
 }
 
+/// What `auto` chooses from, the best first.
+pub(crate) const PREFERRED: [Mode; 1] = [Mode::Nftables];
+
 /// Picks the mode and says why. A mode that was asked for by name and cannot be had is an error.
 fn choose_mode(asked: config::Mode) -> Result<Mode, Error> {
     match asked {
@@ -135,7 +143,7 @@ fn choose_mode(asked: config::Mode) -> Result<Mode, Error> {
 }
 
 /// The host's name as Kubernetes spells it.
-fn hostname() -> Result<String, Error> {
+pub(crate) fn hostname() -> Result<String, Error> {
     let name = nix::unistd::gethostname().map_err(|e| Error::Start("read the host's name", e.into()))?;
     Ok(name.to_string_lossy().trim().to_lowercase())
 }

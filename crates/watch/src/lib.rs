@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
+mod api;
 mod directory;
 mod load;
 mod manifest;
@@ -13,6 +14,7 @@ mod problem;
 mod sys;
 mod tree;
 
+pub use api::{Access, Api, Call, Events, NodeEvent, OnCall};
 pub use directory::{Batch, Directory};
 pub use load::{Loaded, load, load_each, parse};
 pub use manifest::Keep;

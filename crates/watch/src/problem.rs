@@ -73,6 +73,12 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// It is not clear how to get to the API server.
+    #[error("find the API server: {what}")]
+    Access {
+        /// What is wrong.
+        what: String,
+    },
     /// The kernel would not tell about changes.
     #[error("watch {} for changes", path.display())]
     Watch {

@@ -19,7 +19,8 @@ mod wire;
 mod yaml;
 
 use crate::Severity;
-use convert::{Complaint, Context, Converted, Kind};
+pub(crate) use convert::Kind;
+use convert::{Complaint, Context, Converted};
 use document::{Document, count_lines, documents};
 use head::Head;
 use model::{Object, ObjectKey};
@@ -29,6 +30,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeSet;
 use std::time::SystemTime;
+pub(crate) use time::moment;
 use wire::OneMap;
 
 /// What a caller wants to know of each object.
@@ -46,6 +48,9 @@ const PROBLEMS_A_FILE_MAX: u32 = 100;
 
 /// So many kinds that are not ours are told apart.
 const KINDS_NOTICED_MAX: usize = 1000;
+
+/// Shared words that nobody uses any more are looked for after so many single objects.
+const OBJECTS_BETWEEN_FORGETTING: u32 = 4096;
 
 /// Something that a file turned out to hold.
 #[derive(Debug)]
@@ -65,11 +70,29 @@ pub(crate) struct Reader {
     names: Names,
     kinds_noticed: BTreeSet<String>,
     complaints: Vec<Complaint>,
+    objects_since: u32,
 }
 
 impl Reader {
     pub(crate) fn new(keep: Keep) -> Reader {
-        Reader { keep, names: Names::default(), kinds_noticed: BTreeSet::new(), complaints: Vec::new() }
+        Reader {
+            keep,
+            names: Names::default(),
+            kinds_noticed: BTreeSet::new(),
+            complaints: Vec::new(),
+            objects_since: 0,
+        }
+    }
+
+    /// Reads one object of a known kind from its JSON.
+    pub(crate) fn read_object(&mut self, kind: Kind, text: &str, found: &mut dyn FnMut(Found)) {
+        let at = At { document: 0, line: 0, text };
+        let body = Body::Json(text);
+        File { reader: self, found, problems: 0 }.known(at, kind, body);
+        self.objects_since = self.objects_since.wrapping_add(1);
+        if self.objects_since.is_multiple_of(OBJECTS_BETWEEN_FORGETTING) {
+            self.names.forget_unused();
+        }
     }
 
     /// Reads one file's bytes and hands over all that it finds, in the file's order.
@@ -261,7 +284,7 @@ impl File<'_> {
             return;
         }
         match Kind::of(api_version, kind) {
-            Some(kind) => self.known(at, kind, &head, body),
+            Some(kind) => self.known(at, kind, body),
             None => self.foreign(at, api_version, kind, body),
         }
     }
@@ -279,7 +302,7 @@ impl File<'_> {
     }
 
     /// Reads an object of a kind that we know.
-    fn known(&mut self, at: At<'_>, kind: Kind, head: &Head<'_>, body: Body<'_>) {
+    fn known(&mut self, at: At<'_>, kind: Kind, body: Body<'_>) {
         let mut complaints = std::mem::take(&mut self.reader.complaints);
         let mut trigger = None;
         let mut context = Context {
@@ -296,13 +319,16 @@ impl File<'_> {
             Kind::Pod => read(body, |wire| context.pod(wire), Object::Pod),
             Kind::ServiceCidr => read(body, |wire| context.service_cidr(wire), Object::ServiceCidr),
         };
+        // Who it is matters only to messages.
+        let failed = read.is_err() || !complaints.is_empty();
+        let head = if failed { body.head() } else { Head::default() };
         let name = head.name.as_deref().filter(|name| !name.is_empty());
         let namespace = head.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+        let describe = || kind.describe(namespace, name.unwrap_or("without a name"));
         if !complaints.is_empty() {
-            let object = kind.describe(namespace, name.unwrap_or("without a name"));
             let line = body.line(at);
             for Complaint { severity, what } in complaints.drain(..) {
-                self.tell(severity, at.document, line, Some(object.clone()), what);
+                self.tell(severity, at.document, line, Some(describe()), what);
             }
         }
         self.reader.complaints = complaints;
@@ -313,9 +339,8 @@ impl File<'_> {
                 }
             }
             Err(Misfit { what, line }) => {
-                let object = kind.describe(namespace, name.unwrap_or("without a name"));
-                let line = body.line(at) + line - 1;
-                self.problem(at.document, line, Some(object), format!("{what}; the object is left out"));
+                let line = (body.line(at) + line).saturating_sub(1);
+                self.problem(at.document, line, Some(describe()), format!("{what}; the object is left out"));
                 (self.found)(Found::Lost(name.map(|name| kind.key(namespace, name))));
             }
         }

@@ -1,0 +1,126 @@
+//! Which objects are asked for, and how: kube-proxy's selectors where only routes are wanted.
+
+use super::watcher::escape;
+use crate::Keep;
+use crate::manifest::Kind;
+
+/// A kind of object as the API server has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Resource {
+    kind: Kind,
+    path: &'static str,
+    plural: &'static str,
+    labels: Option<&'static str>,
+    fields: Option<String>,
+    optional: bool,
+}
+
+/// What is asked for. Where names are wanted too, headless Services and their endpoints are needed,
+/// and the namespaces' labels; one watch then serves both. (Pods would be one more line here, and a
+/// word in [`Keep`].)
+pub(super) fn resources(node: &str, keep: Keep) -> Vec<Resource> {
+    let routes_only = !keep.names;
+    let mut resources = vec![
+        Resource {
+            kind: Kind::Service,
+            path: "/api/v1/services",
+            plural: "Services",
+            labels: routes_only.then_some("!service.kubernetes.io/service-proxy-name"),
+            fields: routes_only.then(|| "spec.clusterIP!=None".to_owned()),
+            optional: false,
+        },
+        Resource {
+            kind: Kind::Slice,
+            path: "/apis/discovery.k8s.io/v1/endpointslices",
+            plural: "EndpointSlices",
+            labels: routes_only.then_some("!service.kubernetes.io/headless"),
+            fields: None,
+            optional: false,
+        },
+        Resource {
+            kind: Kind::Node,
+            path: "/api/v1/nodes",
+            plural: "our Node",
+            labels: None,
+            fields: Some(format!("metadata.name={node}")),
+            optional: true,
+        },
+        Resource {
+            kind: Kind::ServiceCidr,
+            path: "/apis/networking.k8s.io/v1/servicecidrs",
+            plural: "ServiceCIDRs",
+            labels: None,
+            fields: None,
+            optional: true,
+        },
+    ];
+    if keep.names {
+        resources.push(Resource {
+            kind: Kind::Namespace,
+            path: "/api/v1/namespaces",
+            plural: "Namespaces",
+            labels: None,
+            fields: None,
+            optional: false,
+        });
+    }
+    resources
+}
+
+impl Resource {
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(super) fn path(&self) -> &'static str {
+        self.path
+    }
+
+    /// As messages call it.
+    pub(super) fn plural(&self) -> &'static str {
+        self.plural
+    }
+
+    /// We can do without.
+    pub(super) fn optional(&self) -> bool {
+        self.optional
+    }
+
+    /// Has a field selector that older servers may not know.
+    pub(super) fn has_fields(&self) -> bool {
+        self.kind == Kind::Service && self.fields.is_some()
+    }
+
+    /// The selectors as they stand in a URL.
+    pub(super) fn selectors(&self, with_fields: bool) -> String {
+        let labels = self.labels.map(|labels| format!("labelSelector={}", escape(labels)));
+        let fields = self.fields.as_ref().filter(|_| with_fields || !self.has_fields());
+        let fields = fields.map(|fields| format!("fieldSelector={}", escape(fields)));
+        let both: Vec<String> = labels.into_iter().chain(fields).collect();
+        both.join("&")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_of_kube_proxy() {
+        let selectors = |keep| -> Vec<String> {
+            resources("node-a", keep).iter().map(|resource| resource.selectors(true)).collect()
+        };
+        assert_eq!(
+            selectors(Keep { names: false }),
+            [
+                "labelSelector=%21service.kubernetes.io%2Fservice-proxy-name&fieldSelector=spec.clusterIP%21%3DNone",
+                "labelSelector=%21service.kubernetes.io%2Fheadless",
+                "fieldSelector=metadata.name%3Dnode-a",
+                "",
+            ]
+        );
+        assert_eq!(selectors(Keep { names: true }), ["", "", "fieldSelector=metadata.name%3Dnode-a", "", ""]);
+        let services = &resources("n", Keep { names: false })[0];
+        assert_eq!(services.selectors(false), "labelSelector=%21service.kubernetes.io%2Fservice-proxy-name");
+    }
+}

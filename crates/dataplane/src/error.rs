@@ -8,6 +8,9 @@ pub enum Error {
     /// The kernel refused, or could not be asked.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
+    /// The configuration asks for what this kernel does not have.
+    #[error("{0}")]
+    Lacking(String),
     /// A switch of the kernel could not be read or set.
     #[error("{doing} the kernel's switch {name} (wanted: {value}): {source}")]
     Sysctl {
@@ -49,16 +52,19 @@ pub struct Report {
     pub steps: usize,
     /// Whose steps were refused, and why.
     pub failures: Vec<(Option<ObjectName>, String)>,
+    /// What was done otherwise than asked for, and will be as long as nobody changes it.
+    pub warnings: Vec<(Option<ObjectName>, String)>,
 }
 
 impl Report {
     /// Adds what another attempt came to.
     pub fn merge(&mut self, other: Report) {
-        let Report { program, commits, steps, failures } = other;
+        let Report { program, commits, steps, failures, warnings } = other;
         self.program.extend(program);
         self.commits += commits;
         self.steps += steps;
         self.failures.extend(failures);
+        self.warnings.extend(warnings);
     }
 
     /// Whether nothing had to be done.

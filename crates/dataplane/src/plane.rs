@@ -84,6 +84,14 @@ impl Plane {
         }
     }
 
+    /// Whether the kernel has what the configuration asks for by name.
+    pub fn check(&mut self) -> Result<(), Error> {
+        match self {
+            Plane::Nftables(_) => Ok(()),
+            Plane::Ipvs(plane) => plane.check(),
+        }
+    }
+
     /// Makes the kernel hold what these Services ask for, whatever it holds now.
     pub fn reconcile<'a>(
         &mut self,

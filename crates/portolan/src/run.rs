@@ -69,7 +69,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     };
     let (sender, events) = sync_channel(EVENTS_MAX);
     stop_on_signals(sender.clone())?;
-    let plane = Plane::open(mode, &options)?;
+    let mut plane = Plane::open(mode, &options)?;
+    plane.check()?;
     let observer = Observer::start(mode, &options.families, sync_period, serving)?;
     let health = observer.health.clone();
     let mut daemon = Daemon::new(mode, plane, Planner::new(settings), sync_period, observer);
@@ -313,6 +314,12 @@ impl Daemon {
     /// Says whether all went well but for single Services.
     fn account(&mut self, report: &Report) -> bool {
         self.observer.metrics.report(report);
+        for (owner, warning) in &report.warnings {
+            match owner {
+                Some(service) => warn!("Service {service}: {warning}"),
+                None => warn!("{warning}"),
+            }
+        }
         for (owner, failure) in &report.failures {
             match owner {
                 Some(service) => error!("Service {service}: {failure}"),

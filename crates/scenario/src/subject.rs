@@ -179,6 +179,7 @@ pub(crate) fn ipvs_options(rules: &Rules, node_addresses: &[IpAddr]) -> ipvs::Op
         node: rules.node.clone(),
         node_addresses: node_addresses.iter().copied().collect(),
         scheduler: configuration.scheduler,
+        lacking: BTreeSet::new(),
         drop_invalid: true,
         excluded: configuration.excluded,
     }

@@ -6,13 +6,14 @@
 //! [`Half::reconcile`] tries again from what the kernel says it has.
 
 use super::image::{Image, Item, ItemKey, Options, Server, ServerKey, items};
+use super::schedulers;
 use super::steps::{Draft, PHASES, Phase, Step, on_turn};
 use crate::nftables::half::{PICKS_MAX, once};
 use crate::nftables::image::Shared;
 use crate::nftables::{self, Group, Key, Tables};
 use crate::pool::Slot;
 use crate::{Error, Report};
-use model::{Family, ObjectName};
+use model::{Family, Name, ObjectName};
 use plan::{Delta, ServiceRules};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -30,6 +31,8 @@ pub type Held = (BTreeMap<ServerKey, Server>, HashSet<IpAddr>);
 
 /// The kernel's virtual servers and addresses, or what stands in for them, in one family.
 pub trait Servers {
+    /// Whether the kernel has a scheduler of this name, or can get it.
+    fn has_scheduler(&mut self, name: &str) -> Result<bool, Error>;
     /// Puts right what must be there before any of them, and says what that took: nothing when it
     /// was right.
     fn install(&mut self) -> Result<Vec<String>, Error>;
@@ -61,6 +64,8 @@ pub struct Half<T, S> {
     seen: Option<ServerKey>,
     /// Servers that could not be made, whose mark must go again.
     disown: Vec<ServerKey>,
+    /// Schedulers that the kernel has.
+    schedulers: BTreeSet<Name>,
 }
 
 impl<T: Tables, S: Servers> Half<T, S> {
@@ -77,6 +82,7 @@ impl<T: Tables, S: Servers> Half<T, S> {
             leaving: BTreeMap::new(),
             seen: None,
             disown: Vec::new(),
+            schedulers: BTreeSet::new(),
         }
     }
 
@@ -180,6 +186,7 @@ impl<T: Tables, S: Servers> Half<T, S> {
         let program = self.tables.install()?;
         let mut report = Report { commits: usize::from(!program.is_empty()), program, ..Report::default() };
         report.program.extend(self.servers.install()?);
+        self.look_for_schedulers(services.clone(), &mut report);
         self.has = self.adopt(services.clone())?;
         self.shared = Shared::default();
         self.source_lengths = BTreeMap::new();
@@ -214,6 +221,7 @@ impl<T: Tables, S: Servers> Half<T, S> {
     pub fn apply(&mut self, deltas: &[Delta]) -> Report {
         let mut report = Report::default();
         let mut drafts = Drafts::default();
+        self.look_for_schedulers(deltas.iter().filter_map(|delta| delta.after.as_deref()), &mut report);
         let taken = self.taken(deltas);
         for chunk in deltas.chunks(DELTAS_AT_ONCE) {
             for delta in chunk {
@@ -279,6 +287,39 @@ impl<T: Tables, S: Servers> Half<T, S> {
         self.run(&mut drafts, &mut report);
         self.forget_addresses(addresses, &mut report);
         report
+    }
+
+    /// Asks the kernel for schedulers that Services ask for; those that it lacks are noted, so that the
+    /// default stands in.
+    fn look_for_schedulers<'a>(
+        &mut self,
+        services: impl Iterator<Item = &'a ServiceRules>,
+        report: &mut Report,
+    ) {
+        for service in services {
+            let Some(name) = schedulers::asked(service) else { continue };
+            if self.schedulers.contains(name) || *name == self.options.scheduler {
+                continue;
+            }
+            if !self.options.lacking.contains(name) {
+                if schedulers::is_known(name) && self.servers.has_scheduler(name).unwrap_or(false) {
+                    self.schedulers.insert(name.clone());
+                    continue;
+                }
+                self.options.lacking.insert(name.clone());
+            }
+            report.warnings.push(schedulers::instead(&service.name, name, &self.options.scheduler));
+        }
+    }
+
+    /// Whether a scheduler that was asked for in vain has come.
+    pub fn has_new_scheduler(&mut self) -> Result<bool, Error> {
+        for name in self.options.lacking.iter().filter(|name| schedulers::is_known(name)) {
+            if self.servers.has_scheduler(name)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// How many real servers are leaving.

@@ -5,6 +5,7 @@
 //! the kernel may hold more: real servers of weight 0 that still have connections, and the virtual
 //! servers and addresses that they need.
 
+use super::schedulers;
 use crate::PoolId;
 use crate::nftables::image::{AFFINITY_SECONDS_MAX, BACKENDS_MAX};
 use crate::nftables::{self, Front, Inside, Jump, Key, Masquerading, Pick, Placement};
@@ -16,9 +17,6 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// The annotation by which a Service asks for a scheduler of its own.
-const SCHEDULER_ANNOTATION: &str = "ipvs-scheduler";
-
 /// What of the image the configuration and the node decide.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -28,6 +26,8 @@ pub struct Options {
     pub node_addresses: BTreeSet<IpAddr>,
     /// The scheduler of Services that do not ask for another.
     pub scheduler: Name,
+    /// Schedulers that Services ask for in vain.
+    pub lacking: BTreeSet<Name>,
     /// Drop forwarded packets that belong to no connection.
     pub drop_invalid: bool,
     /// Networks in which virtual servers of others are left alone even where a Service asks for
@@ -36,6 +36,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// The scheduler of a Service.
+    fn scheduler_of<'a>(&'a self, service: &'a ServiceRules) -> &'a Name {
+        schedulers::asked(service).filter(|name| !self.lacking.contains(*name)).unwrap_or(&self.scheduler)
+    }
+
     /// The options of the table beside.
     pub fn table(&self) -> nftables::Options {
         nftables::Options {
@@ -260,7 +265,7 @@ impl Image {
 
 /// What one Service asks for in one family.
 pub fn items(service: &ServiceRules, family: Family, options: &Options, mut put: impl FnMut(Item)) {
-    let scheduler = service.annotations.get(SCHEDULER_ANNOTATION).unwrap_or(&options.scheduler);
+    let scheduler = options.scheduler_of(service);
     for port in service.ports.iter().filter(|p| p.family == family) {
         let mut asked = Asked { port, picked: BTreeSet::new(), put: &mut put };
         for kind in [PoolKind::Cluster, PoolKind::Local] {

@@ -3,6 +3,7 @@
 
 use super::half::{Held, Servers};
 use super::image::{Config, Server, ServerKey};
+use super::schedulers;
 use super::steps::Step;
 use crate::Error;
 use crate::nftables::Key;
@@ -17,7 +18,7 @@ use netlink::route::{
 };
 use netlink::{Route, Socket};
 use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The device that Services' addresses belong to, by the name that kube-proxy gave it and that
 /// others look for.
@@ -188,7 +189,38 @@ impl Kernel {
     }
 }
 
+/// Where a virtual server is made for a moment, to see whether the kernel has its scheduler. No
+/// connection can go there.
+fn nowhere(family: Family) -> ServerKey {
+    let address = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::BROADCAST),
+        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    ServerKey { address, port: u16::MAX, protocol: Protocol::Tcp }
+}
+
 impl Servers for Kernel {
+    fn has_scheduler(&mut self, name: &str) -> Result<bool, Error> {
+        if !schedulers::is_name(name) {
+            return Ok(false);
+        }
+        let key = service_key(&nowhere(self.family));
+        let mut requests = self.ipvs.requests();
+        // One that a crash has left goes first.
+        requests.delete_service(&key);
+        requests.add_service(&Service::new(key, name));
+        requests.delete_service(&key);
+        let Err(error) = self.ipvs.send(&format_args!("try the IPVS scheduler {name}"), &mut requests) else {
+            return Ok(true);
+        };
+        match error.refused().iter().find(|refused| refused.index == 1) {
+            None if error.refused().is_empty() => Err(error.into()),
+            None => Ok(true),
+            Some(refused) if refused.refusal.is_not_found() => Ok(false),
+            Some(_) => Err(error.into()),
+        }
+    }
+
     fn install(&mut self) -> Result<Vec<String>, Error> {
         let mut said = Vec::new();
         self.install_device(&mut said)?;

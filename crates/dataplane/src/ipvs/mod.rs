@@ -12,6 +12,7 @@ mod image;
 mod kernel;
 mod plane;
 mod print;
+mod schedulers;
 mod steps;
 mod walk;
 

@@ -1,9 +1,10 @@
 //! The whole plane: both families, the node's addresses, leaving real servers, and noticing when
 //! somebody else changed what is ours.
 
-use super::half::Half;
+use super::half::{Half, Servers};
 use super::image::{Image, Options, ServerKey};
 use super::kernel::{Kernel, Settings};
+use super::schedulers;
 use super::steps::{Step, steps};
 use crate::nftables::plane::ROUTE_LOCALNET;
 use crate::nftables::show::services;
@@ -19,6 +20,8 @@ use std::time::{Duration, Instant};
 pub const DEFAULT_SCHEDULER: &str = "rr";
 /// How many servers and addresses are looked at each time.
 const LOOK_AT: usize = 128;
+/// How many looks for drift there are to one for schedulers that were missing.
+const LOOKS_FOR_SCHEDULERS: u32 = 30;
 /// How long a leaving TCP server may keep its connections.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(15 * 60);
 
@@ -55,6 +58,8 @@ pub struct Plane {
     drop_invalid: bool,
     /// The ruleset's generation if nobody but us changes it.
     generation: u32,
+    /// How often it was looked for drift.
+    looks: u32,
 }
 
 impl Plane {
@@ -69,6 +74,7 @@ impl Plane {
                 node: NodeRules::default(),
                 node_addresses: BTreeSet::new(),
                 scheduler: configuration.scheduler.clone(),
+                lacking: BTreeSet::new(),
                 drop_invalid,
                 excluded: configuration.excluded.clone(),
             };
@@ -77,7 +83,18 @@ impl Plane {
             Ok(Half::new(*family, options, tables, servers))
         };
         let halves = families.iter().map(open).collect::<Result<_, Error>>()?;
-        Ok(Plane { halves, configuration, drop_invalid, generation: 0 })
+        Ok(Plane { halves, configuration, drop_invalid, generation: 0, looks: 0 })
+    }
+
+    /// Whether the kernel has what the configuration asks for.
+    pub fn check(&mut self) -> Result<(), Error> {
+        for half in &mut self.halves {
+            let name = &self.configuration.scheduler;
+            if !half.servers().has_scheduler(name)? {
+                return Err(Error::Lacking(schedulers::missing(name)));
+            }
+        }
+        Ok(())
     }
 
     /// Makes the kernel hold what these Services ask for, whatever it holds now, touching only what
@@ -97,6 +114,7 @@ impl Plane {
                 node: node.clone(),
                 node_addresses: half.servers().node_addresses()?.into_iter().collect(),
                 scheduler: self.configuration.scheduler.clone(),
+                lacking: BTreeSet::new(),
                 drop_invalid: self.drop_invalid,
                 excluded: self.configuration.excluded.clone(),
             };
@@ -137,7 +155,12 @@ impl Plane {
     /// Looks whether somebody changed what is ours, or the node's addresses. IPVS does not tell, so
     /// each look is at some of the servers.
     pub fn drift(&mut self) -> Result<Drift, Error> {
+        self.looks = self.looks.wrapping_add(1);
         for half in &mut self.halves {
+            // The kernel looks for a module each time it is asked.
+            if self.looks.is_multiple_of(LOOKS_FOR_SCHEDULERS) && half.has_new_scheduler()? {
+                return Ok(Drift::Here);
+            }
             let addresses: BTreeSet<_> = half.servers().node_addresses()?.into_iter().collect();
             if addresses != half.options().node_addresses || !half.patrol(LOOK_AT)? {
                 return Ok(Drift::Here);

@@ -3,6 +3,7 @@
 
 mod churn;
 mod cluster;
+mod schedulers;
 mod traffic;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
-    let tests = [traffic::TESTS, churn::TESTS].concat();
+    let tests = [traffic::TESTS, churn::TESTS, schedulers::TESTS].concat();
     let trial = |(name, test): Test| {
         let run = move || -> Result<(), Failed> {
             test();

@@ -114,6 +114,10 @@ impl Tables for Seam {
 }
 
 impl Servers for Seam {
+    fn has_scheduler(&mut self, name: &str) -> Result<bool, Error> {
+        Ok(name != "mh")
+    }
+
     fn install(&mut self) -> Result<Vec<String>, Error> {
         Ok(vec![])
     }
@@ -159,6 +163,7 @@ fn options(node: &NodeRules) -> Options {
         node: node.clone(),
         node_addresses: NODE_ADDRESSES.map(IpAddr::from).into(),
         scheduler: "rr".into(),
+        lacking: BTreeSet::new(),
         drop_invalid: true,
         excluded: vec![],
     }

@@ -44,7 +44,7 @@ struct World {
 /// A Service that asks for this scheduler.
 fn asking(scheduler: &str) -> Object {
     let mut service = service("web", &[VIP], &[port(Protocol::Tcp, 80, None)]);
-    service.annotations = [(Name::from("ipvs-scheduler"), Name::from(scheduler))].into();
+    service.annotations = [(Name::from("ipvs-scheduler"), Name::from(scheduler))].into_iter().collect();
     Object::Service(service)
 }
 
@@ -54,7 +54,7 @@ fn backend(index: usize, host: &Host, weight: Option<u16>) -> Object {
     let mut slice = slice("web", Family::V4, 8080, endpoints.into_iter().collect());
     slice.name = ObjectName::new("shop", format!("web-{index}"));
     let weight = weight.unwrap_or(1).to_string();
-    slice.annotations = Some(Box::new([(Name::from("weight"), Name::from(weight))].into()));
+    slice.annotations = [(Name::from("weight"), Name::from(weight))].into_iter().collect();
     Object::Slice(slice)
 }
 

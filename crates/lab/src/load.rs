@@ -34,12 +34,20 @@ pub struct Load {
     per_second: u32,
     count: u64,
     timeout: Duration,
+    at_once: usize,
 }
 
 impl Load {
     /// Connections to this target: 50 a second until stopped, unless told otherwise.
     pub fn new(protocol: Protocol, target: impl Into<SocketAddr>) -> Load {
-        Load { protocol, targets: vec![target.into()], per_second: 50, count: u64::MAX, timeout: PATIENCE }
+        Load {
+            protocol,
+            targets: vec![target.into()],
+            per_second: 50,
+            count: u64::MAX,
+            timeout: PATIENCE,
+            at_once: usize::MAX,
+        }
     }
 
     /// To this target too, in turn with the others.
@@ -68,6 +76,15 @@ impl Load {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Load {
         self.timeout = timeout;
+        self
+    }
+
+    /// At most so many of a host's under way at once: the rate falls where the machine cannot keep up.
+    /// For machines so slow that connections which pile up would have their packets sent again,
+    /// which is another test than that of an undisturbed connection.
+    #[must_use]
+    pub fn at_once(mut self, connections: usize) -> Load {
+        self.at_once = connections.max(1);
         self
     }
 
@@ -275,11 +292,16 @@ impl<'a> Flights<'a> {
         loop {
             let now = Instant::now();
             let stopped = self.shared.stop.load(Ordering::Relaxed);
-            while let Some(turn) = turns.next_if(|turn| !stopped && self.due(*turn) <= now) {
+            let room = |flights: &HashMap<_, _>| flights.len() < self.load.at_once;
+            while let Some(turn) =
+                turns.next_if(|turn| !stopped && room(&self.flights) && self.due(*turn) <= now)
+            {
                 self.begin(turn);
             }
             self.give_up(now);
             let next = turns.peek().filter(|_| !stopped).map(|turn| self.due(*turn));
+            // With no room there is nothing to be early for.
+            let next = next.filter(|_| room(&self.flights));
             if next.is_none() && self.flights.is_empty() {
                 self.report.latencies = self.latencies.into_iter().collect();
                 return Ok(self.report);

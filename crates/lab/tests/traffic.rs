@@ -57,6 +57,25 @@ fn a_load_names_its_failures() {
 }
 
 #[test]
+fn a_load_waits_for_room() {
+    let (lab, node, one, _two) = two_pods();
+    let _server = one.serve(Tcp, 80).unwrap();
+    let nowhere: SocketAddr = "10.96.0.1:80".parse().unwrap();
+    let load = |at_once| {
+        let load = Load::new(Tcp, nowhere).and((one.ipv4(), 80)).per_second(1_000);
+        let running = load.timeout(BRIEF).at_once(at_once).start(&[&node]).unwrap();
+        std::thread::sleep(BRIEF / 4);
+        let answered = running.answered();
+        (answered, running.stop().unwrap())
+    };
+    // The first has no answer and takes the only place.
+    let (answered, report) = load(1);
+    assert_eq!((answered, report.failed()), (0, 1), "{report}");
+    assert!(load(1000).0 > 0);
+    drop(lab);
+}
+
+#[test]
 fn a_load_sees_what_happens_under_it_and_stops_when_told() {
     let (_lab, node, one, _) = two_pods();
     let server = one.serve(Tcp, 80).unwrap();

@@ -3,6 +3,7 @@
 //! It is ours alone, so nothing in it is passed over: an unknown field is an error.
 
 use crate::decode::{Field, Findings, fields};
+use crate::duration::GoDuration;
 use crate::tree::{FieldPath, Tree};
 use serde_json::Value;
 
@@ -26,9 +27,34 @@ fields!(PortolanConfiguration { ipvs: "ipvs" });
 pub struct PortolanIpvs {
     /// `addresses`.
     pub addresses: IpvsAddresses,
+    /// `drainLimit`.
+    pub drain_limit: DrainLimit,
 }
 
-fields!(PortolanIpvs { addresses: "addresses" });
+fields!(PortolanIpvs { addresses: "addresses", drain_limit: "drainLimit" });
+
+/// How long a TCP backend that leaves may keep its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainLimit(pub GoDuration);
+
+impl Default for DrainLimit {
+    fn default() -> DrainLimit {
+        DrainLimit(GoDuration::from_seconds(15 * 60))
+    }
+}
+
+impl Field for DrainLimit {
+    fn read(&mut self, tree: &Tree, at: &FieldPath, findings: &mut Findings) {
+        self.0.read(tree, at, findings);
+        if self.0 < GoDuration::ZERO {
+            findings.errors.push(format!("{at}: {} is less than nothing", self.0));
+        }
+    }
+
+    fn write(&self) -> Option<Value> {
+        self.0.write()
+    }
+}
 
 /// How the node takes packets for a Service's addresses in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -413,7 +413,14 @@ fn our_own_document() {
     assert_eq!(loaded.configuration.mode, Mode::Ipvs);
     assert_eq!(read(HEAD).unwrap().portolan.ipvs.addresses, IpvsAddresses::Routes);
     assert_eq!(read(ours).unwrap().configuration, Configuration::default());
+    let drained = |text: &str| {
+        read(&format!("{HEAD}---\n{ours}{text}")).map(|loaded| loaded.portolan.ipvs.drain_limit.0)
+    };
+    assert_eq!(drained("").unwrap().to_string(), "15m0s");
+    assert_eq!(drained("ipvs: {drainLimit: 90s}").unwrap().to_string(), "1m30s");
+    assert_eq!(drained("ipvs: {drainLimit: 0s}").unwrap().to_string(), "0s");
     let cases = [
+        ("ipvs: {drainLimit: -1s}", "FILE: PortolanConfiguration.ipvs.drainLimit: -1s is less than nothing"),
         ("ipvs: {adresses: routes}", "FILE: unknown field PortolanConfiguration.ipvs.adresses"),
         (
             "ipvs: {addresses: both}",

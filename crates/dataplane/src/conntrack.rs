@@ -113,7 +113,7 @@ impl Suspects {
 }
 
 /// Forgets the stale flows that the kernel remembers, and says how many there were.
-pub(crate) fn forget(suspects: &Suspects, node: &NodeRules) -> Result<usize, Error> {
+pub fn forget(suspects: &Suspects, node: &NodeRules) -> Result<usize, Error> {
     let mut socket: Socket<Netfilter> = Socket::open()?;
     let own = own_addresses()?;
     let is_node_port_address = |at: &SocketAddr| {

@@ -11,6 +11,9 @@ pub enum Error {
     /// The configuration asks for what this kernel does not have.
     #[error("{0}")]
     Lacking(String),
+    /// Something of ours could not be taken away.
+    #[error("take away what is ours: {0}")]
+    Left(String),
     /// A switch of the kernel could not be read or set.
     #[error("{doing} the kernel's switch {name} (wanted: {value}): {source}")]
     Sysctl {
@@ -19,7 +22,7 @@ pub enum Error {
         /// Which switch.
         name: &'static str,
         /// How it should stand.
-        value: &'static str,
+        value: String,
         /// What the kernel said.
         source: std::io::Error,
     },

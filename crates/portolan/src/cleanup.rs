@@ -26,7 +26,11 @@ pub(crate) fn run() -> Result<ExitCode, Error> {
         };
         for removed in plane.remove()? {
             any = true;
-            writeln!(out, "removed {removed}").map_err(Error::Output)?;
+            match removed.strip_prefix("~ ") {
+                Some(switch) => writeln!(out, "set back {switch}"),
+                None => writeln!(out, "removed {removed}"),
+            }
+            .map_err(Error::Output)?;
         }
     }
     if !any {

@@ -101,6 +101,7 @@ fn ipvs_options(configured: &config::Ipvs, ours: &PortolanConfiguration) -> ipvs
     let seconds = |time: Option<Duration>| time.map_or(0, |t| u32::try_from(t.as_secs()).unwrap_or(u32::MAX));
     ipvs::Configuration {
         scheduler: Name::from(&*configured.scheduler),
+        drain_limit: ours.ipvs.drain_limit.0.positive().unwrap_or_default(),
         excluded: configured.exclude_cidrs.clone(),
         kernel: ipvs::Settings {
             addresses: match ours.ipvs.addresses {
@@ -114,7 +115,6 @@ fn ipvs_options(configured: &config::Ipvs, ours: &PortolanConfiguration) -> ipvs
                 udp_s: seconds(configured.udp_timeout),
             },
         },
-        ..ipvs::Configuration::default()
     }
 }
 

@@ -8,6 +8,7 @@
 use super::image::{Image, Item, ItemKey, Options, Server, ServerKey, items};
 use super::schedulers;
 use super::steps::{Draft, PHASES, Phase, Step, on_turn};
+use super::switches::{self, Number, Wrong};
 use crate::nftables::half::{PICKS_MAX, once};
 use crate::nftables::image::Shared;
 use crate::nftables::{self, Group, Key, Tables};
@@ -36,13 +37,22 @@ pub trait Servers {
     /// Puts right what must be there before any of them, and says what that took: nothing when it
     /// was right.
     fn install(&mut self) -> Result<Vec<String>, Error>;
+    /// The kernel's switches that do not stand as they should.
+    fn wrong_switches(&mut self) -> Result<Vec<Wrong>, Error>;
+    /// Sets one as it should stand.
+    fn set_switch(&mut self, wrong: &Wrong) -> Result<(), Error>;
+    /// Whether it should stand in a certain way at all.
+    fn wants_switch(&self, number: Number) -> bool;
+    /// Sets one back to how it stood, and says so; nothing where somebody has changed it since.
+    fn restore_switch(&mut self, number: Number, earlier: u32) -> Result<Option<String>, Error>;
     /// Reads those of these virtual servers and addresses that are there.
     fn read(&mut self, servers: &HashSet<Key>, addresses: &HashSet<IpAddr>) -> Result<Held, Error>;
     /// Reads one virtual server, if it is there.
     fn server(&mut self, key: ServerKey) -> Result<Option<Server>, Error>;
     /// Whether this address is the node's own by our doing.
     fn has_address(&mut self, ip: IpAddr) -> Result<bool, Error>;
-    /// Carries steps out, in order, without those that are refused, which it returns by their place.
+    /// Carries steps out, in order, without those that are refused, which it returns by their place:
+    /// so are all for a server whose making is, for it is another's.
     fn carry(&mut self, steps: &[Step]) -> Vec<(usize, String)>;
     /// How many connections the real servers of a virtual server have.
     fn connections(&mut self, server: ServerKey) -> Result<BTreeMap<Slot, u64>, Error>;
@@ -114,7 +124,7 @@ impl<T: Tables, S: Servers> Half<T, S> {
     /// Looks at so many servers and addresses, and at the next ones the next time; says whether they
     /// are as we left them. What must be there before them is put right at once.
     pub fn patrol(&mut self, count: usize) -> Result<bool, Error> {
-        if !self.servers.install()?.is_empty() {
+        if !self.servers.install()?.is_empty() || !self.servers.wrong_switches()?.is_empty() {
             return Ok(false);
         }
         let from = self.seen.map_or(Bound::Unbounded, Bound::Excluded);
@@ -188,6 +198,7 @@ impl<T: Tables, S: Servers> Half<T, S> {
         report.program.extend(self.servers.install()?);
         self.look_for_schedulers(services.clone(), &mut report);
         self.has = self.adopt(services.clone())?;
+        self.set_switches(&mut report)?;
         self.shared = Shared::default();
         self.source_lengths = BTreeMap::new();
         let before = std::mem::take(&mut self.leaving);
@@ -287,6 +298,48 @@ impl<T: Tables, S: Servers> Half<T, S> {
         self.run(&mut drafts, &mut report);
         self.forget_addresses(addresses, &mut report);
         report
+    }
+
+    /// Sets the kernel's switches. How each stood before is written down first, so that it can be set
+    /// back; that happens as well when it is not wanted any more.
+    fn set_switches(&mut self, report: &mut Report) -> Result<(), Error> {
+        for wrong in self.servers.wrong_switches()? {
+            let Wrong { number, name, has, wants } = wrong;
+            if !self.has.table.earlier.contains_key(&number) {
+                let step = nftables::Step::Put(nftables::Element::Earlier(number, has, name));
+                self.commit(vec![Group { owner: None, steps: vec![step] }], &mut HashSet::new(), report);
+            }
+            self.servers.set_switch(&wrong)?;
+            report.program.push(switches::said(name, has, wants));
+        }
+        let unwanted = |(number, _): &(&Number, &u32)| !self.servers.wants_switch(**number);
+        let earlier: Vec<(Number, u32)> =
+            self.has.table.earlier.iter().filter(unwanted).map(|(number, value)| (*number, *value)).collect();
+        for (number, value) in earlier {
+            report.program.extend(self.servers.restore_switch(number, value)?);
+            let step = nftables::Step::Remove(nftables::Element::Earlier(number, value, ""));
+            self.commit(vec![Group { owner: None, steps: vec![step] }], &mut HashSet::new(), report);
+        }
+        Ok(())
+    }
+
+    /// Takes away what is ours, but for the table itself, without waiting for anybody's connections,
+    /// and sets the kernel's switches back.
+    pub fn dismantle(&mut self) -> Result<Report, Error> {
+        let mut report = Report { program: self.tables.install()?, ..Report::default() };
+        self.has = self.adopt(std::iter::empty())?;
+        self.shared = Shared::default();
+        self.source_lengths = BTreeMap::new();
+        let mut drafts = Drafts::default();
+        drafts.push(self.leftovers(std::iter::empty()));
+        self.run(&mut drafts, &mut report);
+        let candidates = self.has.table.cluster_ips.union(&self.has.addresses).copied().collect();
+        self.forget_addresses(candidates, &mut report);
+        report.merge(self.drain(Instant::now(), Duration::ZERO));
+        for (number, value) in self.has.table.earlier.clone() {
+            report.program.extend(self.servers.restore_switch(number, value)?);
+        }
+        Ok(report)
     }
 
     /// Asks the kernel for schedulers that Services ask for; those that it lacks are noted, so that the

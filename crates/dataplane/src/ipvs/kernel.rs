@@ -5,10 +5,11 @@ use super::half::{Held, Servers};
 use super::image::{Config, Server, ServerKey};
 use super::schedulers;
 use super::steps::Step;
+use super::switches::{self, Number, Wrong};
 use crate::Error;
 use crate::nftables::Key;
 use crate::pool::Slot;
-use crate::sysctl::{self, Sysctl};
+use crate::sysctl;
 use model::{Family, Protocol};
 use netlink::ipvs::{
     Destination, DestinationInfo, Forwarding, Ipvs, PERSISTENT, Requests, SCHED1, Service, ServiceKey,
@@ -123,20 +124,27 @@ impl Kernel {
         Ok(())
     }
 
-    fn install_timeouts(&mut self, said: &mut Vec<String>) -> Result<(), Error> {
-        let Timeouts { tcp_s, tcp_fin_s, udp_s } = self.settings.timeouts;
+    /// The timeouts that are not as configured. They are the same for both families.
+    fn wrong_timeouts(&mut self) -> Result<Vec<Wrong>, Error> {
         if self.settings.timeouts == Timeouts::default() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let has = self.ipvs.timeouts()?;
-        let differs = |wants: u32, has: u32| wants != 0 && wants != has;
-        if differs(tcp_s, has.tcp_s) || differs(tcp_fin_s, has.tcp_fin_s) || differs(udp_s, has.udp_s) {
-            let mut requests = self.ipvs.requests();
-            requests.set_timeouts(netlink::ipvs::Timeouts { tcp_s, tcp_fin_s, udp_s });
-            self.ipvs.send(&"set how long IPVS keeps idle connections", &mut requests)?;
-            said.push("~ how long idle connections are kept".to_owned());
-        }
-        Ok(())
+        let has = in_order(&self.ipvs.timeouts()?);
+        let Timeouts { tcp_s, tcp_fin_s, udp_s } = self.settings.timeouts;
+        let all = switches::TIMEOUTS.into_iter().zip(has).zip([tcp_s, tcp_fin_s, udp_s]);
+        let wrong = all.filter(|((_, has), wants)| *wants != 0 && wants != has);
+        Ok(wrong.map(|(((number, name), has), wants)| Wrong { number, name, has, wants }).collect())
+    }
+
+    fn set_timeout(&mut self, number: Number, seconds: u32) -> Result<(), Error> {
+        let set = |place: usize| match switches::TIMEOUTS.get(place) {
+            Some((other, _)) if *other == number => seconds,
+            _ => 0,
+        };
+        let mut requests = self.ipvs.requests();
+        let timeouts = netlink::ipvs::Timeouts { tcp_s: set(0), tcp_fin_s: set(1), udp_s: set(2) };
+        requests.set_timeouts(timeouts);
+        Ok(self.ipvs.send(&"set how long IPVS keeps idle connections", &mut requests)?)
     }
 
     fn read_addresses(&mut self, ours: &HashSet<IpAddr>) -> Result<HashSet<IpAddr>, Error> {
@@ -172,10 +180,15 @@ impl Kernel {
         Ok(Server { config: read_config(service), backends })
     }
 
-    /// Carries out steps of one kind: those for addresses, or those for servers.
-    fn carry_addresses(&mut self, action: Action, addresses: &[IpAddr]) -> Result<(), netlink::Error> {
+    /// Makes addresses the node's own, or takes them back, in one of the two ways.
+    fn change_addresses(
+        &mut self,
+        way: Addresses,
+        action: Action,
+        addresses: &[IpAddr],
+    ) -> Result<(), netlink::Error> {
         let device = self.device;
-        match self.settings.addresses {
+        match way {
             Addresses::Routes => {
                 let route =
                     |ip: &IpAddr| RouteEntry { protocol: ROUTE_PROTOCOL, ..RouteEntry::local(*ip, device) };
@@ -185,6 +198,46 @@ impl Kernel {
                 let address = |ip: &IpAddr| Address::new(device, Prefix::host(*ip));
                 self.route.change_addresses(action, &addresses.iter().map(address).collect::<Vec<_>>())
             }
+        }
+    }
+
+    /// Takes addresses back. One that is not there in our way is there in the other, from a time when
+    /// the configuration was another, or from another proxy.
+    fn take_addresses_back(&mut self, addresses: &[IpAddr]) -> Result<(), netlink::Error> {
+        let way = self.settings.addresses;
+        let Err(error) = self.change_addresses(way, Action::Delete, addresses) else { return Ok(()) };
+        let missing = error.refused().iter().filter(|one| one.refusal.is_not_found());
+        let missing: Vec<IpAddr> = missing.filter_map(|one| addresses.get(one.index).copied()).collect();
+        if missing.is_empty() || missing.len() < error.refused().len() {
+            return Err(error);
+        }
+        let other = match way {
+            Addresses::Routes => Addresses::Device,
+            Addresses::Device => Addresses::Routes,
+        };
+        match self.change_addresses(other, Action::Delete, &missing) {
+            Err(error) if error.refused().iter().any(|one| !one.refusal.is_not_found()) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Carries out those of the steps that are for IPVS and that `which` picks.
+    fn carry_servers(
+        &mut self,
+        steps: &[Step],
+        refused: &mut Vec<(usize, String)>,
+        which: impl Fn(&Step) -> bool,
+    ) {
+        let mut requests = self.ipvs.requests();
+        let mut places = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
+            if which(step) && request(step, &mut requests) {
+                places.push(index);
+            }
+        }
+        if !requests.is_empty() {
+            let done = self.ipvs.send(&"change virtual servers", &mut requests);
+            collect_refusals(done, &places, steps, refused);
         }
     }
 }
@@ -224,11 +277,38 @@ impl Servers for Kernel {
     fn install(&mut self) -> Result<Vec<String>, Error> {
         let mut said = Vec::new();
         self.install_device(&mut said)?;
-        for switch in switches(self.family, &self.settings) {
-            said.extend(sysctl::ensure(&switch)?);
-        }
-        self.install_timeouts(&mut said)?;
         Ok(said)
+    }
+
+    fn wrong_switches(&mut self) -> Result<Vec<Wrong>, Error> {
+        let mut wrong = switches::wrong(self.family, &self.settings)?;
+        wrong.extend(self.wrong_timeouts()?);
+        Ok(wrong)
+    }
+
+    fn set_switch(&mut self, wrong: &Wrong) -> Result<(), Error> {
+        match is_timeout(wrong.number) {
+            true => self.set_timeout(wrong.number, wrong.wants),
+            false => sysctl::write(wrong.name, wrong.wants),
+        }
+    }
+
+    fn wants_switch(&self, number: Number) -> bool {
+        let Timeouts { tcp_s, tcp_fin_s, udp_s } = self.settings.timeouts;
+        let mut timeouts = switches::TIMEOUTS.iter().zip([tcp_s, tcp_fin_s, udp_s]);
+        timeouts.any(|((other, _), seconds)| *other == number && seconds != 0)
+            || switches::wants(number, self.family, &self.settings)
+    }
+
+    fn restore_switch(&mut self, number: Number, earlier: u32) -> Result<Option<String>, Error> {
+        if !is_timeout(number) {
+            return switches::restore(number, earlier);
+        }
+        let has = in_order(&self.ipvs.timeouts()?);
+        let found = switches::TIMEOUTS.into_iter().zip(has).find(|((other, _), _)| *other == number);
+        let Some(((_, name), has)) = found.filter(|(_, has)| *has != earlier) else { return Ok(None) };
+        self.set_timeout(number, earlier)?;
+        Ok(Some(switches::said(name, has, earlier)))
     }
 
     fn read(&mut self, ours: &HashSet<Key>, addresses: &HashSet<IpAddr>) -> Result<Held, Error> {
@@ -256,29 +336,38 @@ impl Servers for Kernel {
 
     fn carry(&mut self, steps: &[Step]) -> Vec<(usize, String)> {
         let mut refused = Vec::new();
-        let mut requests = self.ipvs.requests();
-        let mut places = Vec::new();
-        for (index, step) in steps.iter().enumerate() {
-            if request(step, &mut requests) {
-                places.push(index);
-            }
-        }
-        if !requests.is_empty() {
-            let done = self.ipvs.send(&"change virtual servers", &mut requests);
+        self.carry_servers(steps, &mut refused, |step| matches!(step, Step::AddServer(..)));
+        // A server that cannot be made is somebody else's, perhaps: what was meant for ours must not go there.
+        let made = |(index, _): &(usize, String)| match steps.get(*index) {
+            Some(Step::AddServer(key, _)) => Some(*key),
+            _ => None,
+        };
+        let not_ours: HashSet<ServerKey> = refused.iter().filter_map(made).collect();
+        let is_ours = |step: &Step| step.server().is_none_or(|key| !not_ours.contains(&key));
+        self.carry_servers(steps, &mut refused, |step| !matches!(step, Step::AddServer(..)) && is_ours(step));
+        let meant = steps.iter().enumerate().filter(|(_, step)| !is_ours(step));
+        let meant = meant.filter(|(_, step)| !matches!(step, Step::AddServer(..)));
+        refused.extend(meant.map(|(index, _)| (index, "its virtual server was refused".to_owned())));
+        let addresses = |wanted: fn(&Step) -> Option<IpAddr>| -> (Vec<usize>, Vec<IpAddr>) {
+            steps.iter().enumerate().filter_map(|(index, step)| Some((index, wanted(step)?))).unzip()
+        };
+        let (places, come) = addresses(|step| match step {
+            Step::AddAddress(ip) => Some(*ip),
+            _ => None,
+        });
+        if !come.is_empty() {
+            let done = self.change_addresses(self.settings.addresses, Action::Add, &come);
             collect_refusals(done, &places, steps, &mut refused);
         }
-        for action in [Action::Add, Action::Delete] {
-            let wanted = |step: &Step| match (step, action) {
-                (Step::AddAddress(ip), Action::Add) | (Step::RemoveAddress(ip), Action::Delete) => Some(*ip),
-                _ => None,
-            };
-            let found = steps.iter().enumerate().filter_map(|(index, step)| Some((index, wanted(step)?)));
-            let (places, addresses): (Vec<usize>, Vec<IpAddr>) = found.unzip();
-            if !addresses.is_empty() {
-                let done = self.carry_addresses(action, &addresses);
-                collect_refusals(done, &places, steps, &mut refused);
-            }
+        let (places, gone) = addresses(|step| match step {
+            Step::RemoveAddress(ip) => Some(*ip),
+            _ => None,
+        });
+        if !gone.is_empty() {
+            let done = self.take_addresses_back(&gone);
+            collect_refusals(done, &places, steps, &mut refused);
         }
+        refused.sort_unstable();
         refused
     }
 
@@ -380,27 +469,10 @@ fn request(step: &Step, requests: &mut Requests) -> bool {
     true
 }
 
-/// The kernel's switches, by family. The first four exist in each network namespace.
-fn switches(family: Family, settings: &Settings) -> Vec<Sysctl> {
-    let on = |name| Sysctl { name, value: "1" };
-    let mut switches = vec![
-        // Without it connections through IPVS have no entry by which to masquerade them.
-        on("net/ipv4/vs/conntrack"),
-        // A connection whose real server is gone is forgotten, so that the client's next try finds
-        // another.
-        on("net/ipv4/vs/expire_nodest_conn"),
-        // The same for remembered clients of servers of weight 0.
-        on("net/ipv4/vs/expire_quiescent_template"),
-        // A new connection from a port that was used before is scheduled anew. (Between 4.1 and 5.9
-        // that cost it a second, `ip_vs_in`; those kernels are too old for us in other ways.)
-        on("net/ipv4/vs/conn_reuse_mode"),
-    ];
-    if family == Family::V4 {
-        switches.push(on("net/ipv4/ip_forward"));
-    }
-    if settings.strict_arp {
-        switches.push(Sysctl { name: "net/ipv4/conf/all/arp_ignore", value: "1" });
-        switches.push(Sysctl { name: "net/ipv4/conf/all/arp_announce", value: "2" });
-    }
-    switches
+fn is_timeout(number: Number) -> bool {
+    switches::TIMEOUTS.iter().any(|(other, _)| *other == number)
+}
+
+fn in_order(timeouts: &netlink::ipvs::Timeouts) -> [u32; 3] {
+    [timeouts.tcp_s, timeouts.tcp_fin_s, timeouts.udp_s]
 }

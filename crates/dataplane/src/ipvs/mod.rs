@@ -14,6 +14,7 @@ mod plane;
 mod print;
 mod schedulers;
 mod steps;
+mod switches;
 mod walk;
 
 pub use half::{Half, Held, Servers};
@@ -21,4 +22,5 @@ pub use image::{Address, Config, Image, Item, ItemKey, Leaving, Options, Server,
 pub use kernel::{Addresses, DEVICE, Kernel, Settings, Timeouts};
 pub use plane::{Configuration, DEFAULT_SCHEDULER, DRAIN_LIMIT, Plane};
 pub use steps::{Draft, PHASES, Phase, Step, steps};
+pub use switches::{Number, Wrong};
 pub use walk::walk;

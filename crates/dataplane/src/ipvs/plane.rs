@@ -255,14 +255,16 @@ impl Half<nftables::Kernel, Kernel> {
     /// Takes away all that is ours in this family.
     fn remove(&mut self) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
-        let options = self.options().clone();
         if !self.tables().exists()? {
             return Ok(removed);
         }
-        self.reconcile(options, std::iter::empty())?;
-        // Nothing is to come, so nothing is waited for.
-        let report = self.drain(Instant::now(), Duration::ZERO);
-        removed.push(format!("{} virtual servers", report.steps));
+        let servers = self.read()?.map_or(0, |image| image.servers.len());
+        let report = self.dismantle()?;
+        if let Some((_, failure)) = report.failures.first() {
+            return Err(Error::Left(failure.clone()));
+        }
+        removed.push(format!("{servers} virtual servers"));
+        removed.extend(report.program);
         let name = self.tables().name();
         if self.tables().remove()? {
             removed.push(format!("table {name}"));

@@ -346,6 +346,19 @@ pub fn steps(has: &Image, wants: &Image) -> Draft {
 }
 
 impl Step {
+    /// The virtual server that it changes, if it does.
+    pub fn server(&self) -> Option<ServerKey> {
+        match self {
+            Step::AddServer(key, _)
+            | Step::EditServer(key, _)
+            | Step::RemoveServer(key)
+            | Step::AddBackend(key, ..)
+            | Step::SetWeight(key, ..)
+            | Step::RemoveBackend(key, _) => Some(*key),
+            Step::Table(_) | Step::AddAddress(_) | Step::RemoveAddress(_) => None,
+        }
+    }
+
     /// Does to an image what the step does to the kernel.
     pub fn apply(&self, image: &mut Image) {
         let servers = &mut image.servers;

@@ -39,6 +39,7 @@ impl Fake {
             Element::ClusterIp(ip) => image.cluster_ips.contains(ip),
             Element::Source(key, network) => image.sources.contains(&(*key, *network)),
             Element::Owned(key) => image.owned.contains(key),
+            Element::Earlier(number, ..) => image.earlier.contains_key(number),
         };
         let leads = |element: &Element| match element {
             Element::Frontend(key, front) => match front.last {

@@ -274,7 +274,8 @@ pub(crate) fn looks_right(tables: &mut Kernel, has: &Image) -> Result<bool, Erro
     if !tables.install()?.is_empty() {
         return Ok(false);
     }
-    let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks: _, owned } = has;
+    let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks: _, owned, earlier } =
+        has;
     let pool = pools.iter().find_map(|(id, slots)| Some(Element::Slot(*id, 0, *slots.first()?)));
     let at_node = |key: &Key| matches!(key.at, plan::At::NodePort(_));
     // Each kind of frontend has a map of its own.
@@ -297,6 +298,7 @@ pub(crate) fn looks_right(tables: &mut Kernel, has: &Image) -> Result<bool, Erro
         cluster_ips.iter().next().map(|ip| Element::ClusterIp(*ip)),
         sources.iter().next().map(|(key, network)| Element::Source(*key, *network)),
         owned.iter().next().map(|key| Element::Owned(*key)),
+        earlier.iter().next().map(|(number, value)| Element::Earlier(*number, *value, "")),
     ];
     for sample in samples.into_iter().flatten() {
         if !tables.holds(&sample)? {

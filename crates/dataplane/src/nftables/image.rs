@@ -8,7 +8,7 @@ use crate::PoolId;
 use crate::pool::Slot;
 use model::{Family, Prefix, Protocol};
 use plan::{At, Frontend, Masquerade, PoolKind, PortRules, Rules, ServiceRules, Target};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -216,13 +216,16 @@ pub struct Image {
     pub picks: BTreeSet<Pick>,
     /// Beside IPVS: the virtual servers that are ours.
     pub owned: HashSet<Key>,
+    /// Beside IPVS: how the kernel's switches that we have set stood before, by their numbers.
+    pub earlier: BTreeMap<u32, u32>,
 }
 
 /// Images are equal when they do the same: who sits at which number of a pool is of no importance,
-/// and neither are pick chains that nothing leads to.
+/// and neither are pick chains that nothing leads to, or how the kernel's switches once stood.
 impl PartialEq for Image {
     fn eq(&self, other: &Image) -> bool {
-        let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks, owned } = self;
+        let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks, owned, earlier: _ } =
+            self;
         let seats = |slots: &Vec<Slot>| {
             let mut slots = slots.clone();
             slots.sort_unstable();
@@ -305,7 +308,18 @@ impl Image {
 
     /// All items, those that others refer to first.
     pub fn items(&self) -> impl Iterator<Item = Item> {
-        let Image { frontends, inside, pools, living, near, cluster_ips, sources, picks, owned: _ } = self;
+        let Image {
+            frontends,
+            inside,
+            pools,
+            living,
+            near,
+            cluster_ips,
+            sources,
+            picks,
+            owned: _,
+            earlier: _,
+        } = self;
         let sticky = |id: &PoolId, slots: &[Slot]| slots.first().is_some_and(|s| living.contains(&(*id, *s)));
         let picks = picks.iter().map(|pick| Item::Pick(*pick));
         let pools = pools.iter().map(move |(id, slots)| Item::Pool(*id, slots.clone(), sticky(id, slots)));
@@ -319,7 +333,18 @@ impl Image {
 
     /// The keys of all items.
     pub fn keys(&self) -> impl Iterator<Item = ItemKey> {
-        let Image { frontends, inside, pools, living: _, near, cluster_ips, sources, picks, owned: _ } = self;
+        let Image {
+            frontends,
+            inside,
+            pools,
+            living: _,
+            near,
+            cluster_ips,
+            sources,
+            picks,
+            owned: _,
+            earlier: _,
+        } = self;
         let picks = picks.iter().map(|pick| ItemKey::Pick(*pick));
         let pools = pools.keys().map(|id| ItemKey::Pool(*id));
         let near = near.iter().map(|ip| ItemKey::Near(*ip));

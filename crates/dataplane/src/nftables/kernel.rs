@@ -164,6 +164,11 @@ impl Kernel {
         if self.options.balancer == Balancer::Ipvs {
             image.owned =
                 self.each(set::OWNED, |i, raw| i.owned.extend(spell::read_owned(family, raw.key)))?.owned;
+            let earlier = self.each(set::EARLIER, |image, raw| {
+                let Some(Data::Value(value)) = raw.data else { return };
+                image.earlier.extend(spell::read_earlier(raw.key, value));
+            })?;
+            image.earlier = earlier.earlier;
         }
         for length in self.source_lengths.clone() {
             let found = self.each(&set::sources(length), |image, raw| {
@@ -300,6 +305,10 @@ impl Kernel {
         let userdata = match element {
             Element::Frontend(_, front) => {
                 spell::label_userdata(&front.label, &mut self.userdata);
+                &self.userdata[..]
+            }
+            Element::Earlier(.., name) => {
+                spell::label_userdata(name, &mut self.userdata);
                 &self.userdata[..]
             }
             _ => &[],

@@ -90,6 +90,7 @@ impl fmt::Display for Element {
             Element::ClusterIp(ip) => write!(f, "cluster-ip {ip}"),
             Element::Source(key, network) => write!(f, "source {key} from {network}"),
             Element::Owned(key) => write!(f, "owned {key}"),
+            Element::Earlier(number, value, _) => write!(f, "earlier {number}: {value}"),
         }
     }
 }

@@ -44,6 +44,8 @@ pub(super) mod set {
     pub(in super::super) const CLUSTER_IPS: &str = "cluster-ips";
     /// Virtual servers that are ours, in a kernel that keeps no such mark.
     pub(in super::super) const OWNED: &str = "owned-servers";
+    /// How the kernel's switches that we have set stood before, by their numbers.
+    pub(in super::super) const EARLIER: &str = "earlier-switches";
     /// Where frontends send packets that are not simply balanced. These are not among the picks,
     /// to which they lead in the end: the kernel suspects a loop in every circle of chains.
     pub(in super::super) const CHECKS: &str = "checks";
@@ -260,6 +262,8 @@ impl Ruleset<'_> {
         if self.options.balancer == Balancer::Ipvs {
             let at = vec![address, Datatype::InetProto, Datatype::InetService];
             sets.push(spec(set::OWNED, at, SetValue::Nothing));
+            let number = || vec![Datatype::Mark];
+            sets.push(spec(set::EARLIER, number(), SetValue::Data(number())));
         }
         let affinity = [&[address][..], &pool].concat();
         let affinity = spec(set::AFFINITY, affinity, SetValue::Data(backend.to_vec()));

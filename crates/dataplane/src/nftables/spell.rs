@@ -128,10 +128,16 @@ pub(super) fn spell(element: &Element) -> Spelled {
             value: None,
         },
         Element::Owned(key) => plain(set::OWNED, Bytes::new().key(key)),
+        Element::Earlier(number, value, _) => Spelled {
+            set: set::EARLIER,
+            length: None,
+            key: Bytes::new().number(*number),
+            value: Some(Bytes::new().number(*value)),
+        },
     }
 }
 
-/// The comment that a frontend's element carries: whose it is.
+/// The comment that an element carries: whose it is.
 pub(super) fn label_userdata(label: &str, into: &mut Vec<u8>) {
     into.clear();
     let text = (0..=COMMENT_MAX).rev().find_map(|end| label.get(..end)).unwrap_or(label);
@@ -313,6 +319,11 @@ pub(super) fn read_address(family: Family, key: &[u8]) -> Option<IpAddr> {
 /// Reads a virtual server.
 pub(super) fn read_owned(family: Family, key: &[u8]) -> Option<Key> {
     reader(key).address_key(family)
+}
+
+/// Reads how a switch stood.
+pub(super) fn read_earlier(key: &[u8], value: &[u8]) -> Option<(u32, u32)> {
+    Some((reader(key).number()?, reader(value).number()?))
 }
 
 /// Reads a source network of this length.

@@ -35,6 +35,8 @@ pub enum Element {
     Source(Key, Prefix),
     /// A virtual server of IPVS that is ours.
     Owned(Key),
+    /// How one of the kernel's switches stood before we set it, and its name.
+    Earlier(u32, u32, &'static str),
 }
 
 /// The smallest change.
@@ -333,6 +335,9 @@ fn put(image: &mut Image, element: Element) {
         Element::Owned(key) => {
             image.owned.insert(key);
         }
+        Element::Earlier(number, value, _) => {
+            image.earlier.insert(number, value);
+        }
     }
 }
 
@@ -370,6 +375,9 @@ fn remove(image: &mut Image, element: &Element) {
         }
         Element::Owned(key) => {
             image.owned.remove(key);
+        }
+        Element::Earlier(number, ..) => {
+            image.earlier.remove(number);
         }
     }
 }

@@ -3,7 +3,9 @@
 
 mod churn;
 mod cluster;
+mod leaving;
 mod schedulers;
+mod switches;
 mod traffic;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -12,7 +14,7 @@ use std::process::ExitCode;
 type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
-    let tests = [traffic::TESTS, churn::TESTS, schedulers::TESTS].concat();
+    let tests = [traffic::TESTS, churn::TESTS, schedulers::TESTS, leaving::TESTS, switches::TESTS].concat();
     let trial = |(name, test): Test| {
         let run = move || -> Result<(), Failed> {
             test();

@@ -4,6 +4,7 @@
 
 use super::super::half::{Half, Held, Servers};
 use super::super::image::Options;
+use super::super::switches::{Number, Wrong};
 use super::super::walk::walk;
 use super::*;
 use crate::nftables::fake::Fake;
@@ -114,6 +115,22 @@ impl Tables for Seam {
 }
 
 impl Servers for Seam {
+    fn wrong_switches(&mut self) -> Result<Vec<Wrong>, Error> {
+        Ok(vec![])
+    }
+
+    fn set_switch(&mut self, _: &Wrong) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn wants_switch(&self, _: Number) -> bool {
+        true
+    }
+
+    fn restore_switch(&mut self, _: Number, _: u32) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+
     fn has_scheduler(&mut self, name: &str) -> Result<bool, Error> {
         Ok(name != "mh")
     }
@@ -140,7 +157,17 @@ impl Servers for Seam {
 
     fn carry(&mut self, steps: &[Step]) -> Vec<(usize, String)> {
         let mut memory = self.0.borrow_mut();
-        let refused = |(index, step)| memory.step(step).err().map(|error| (index, error));
+        let mut not_ours = HashSet::new();
+        let refused = |(index, step): (usize, &Step)| {
+            if step.server().is_some_and(|key| not_ours.contains(&key)) {
+                return Some((index, "its virtual server was refused".to_owned()));
+            }
+            let error = memory.step(step).err()?;
+            if let Step::AddServer(key, _) = step {
+                not_ours.insert(*key);
+            }
+            Some((index, error))
+        };
         steps.iter().enumerate().filter_map(refused).collect()
     }
 

@@ -31,7 +31,11 @@ pub enum Error {
 impl Error {
     /// The kernel has no such thing as was asked for.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Error::Netlink(error) if error.is_not_found())
+        match self {
+            Error::Netlink(error) => error.is_not_found(),
+            Error::Lacking(_) => true,
+            Error::Sysctl { .. } | Error::Left(_) => false,
+        }
     }
 }
 

@@ -43,6 +43,19 @@ fn a_mode_that_cannot_work_is_an_error_of_its_own() {
 }
 
 #[test]
+fn where_there_is_no_ipvs_it_says_what_is_missing() {
+    // In the machine that has it, the demo in this mode is a test of its own.
+    if netlink::ipvs::Ipvs::open().is_err() {
+        let output = demo(&["--json", "--mode", "ipvs"]).output().expect("the demo starts");
+        assert_eq!(output.status.code(), Some(3));
+        let told = String::from_utf8_lossy(&output.stderr);
+        for words in ["no IPVS", "modprobe ip_vs", "linux-modules-extra"] {
+            assert!(told.contains(words), "{words}: {told}");
+        }
+    }
+}
+
+#[test]
 fn an_interrupted_demo_leaves_nothing_behind() {
     let scratch = std::env::temp_dir().join(format!("portolan-demo-test-{}", std::process::id()));
     std::fs::create_dir(&scratch).expect("a directory");

@@ -7,7 +7,7 @@ mod common;
 use common::Bench;
 use lab::{Load, Protocol};
 use libtest_mimic::{Arguments, Failed, Trial};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 /// Connections a second, of which so many may be under way: a machine without hardware help may not
@@ -18,11 +18,13 @@ const AT_ONCE: usize = 12;
 const LONG: Duration = Duration::from_secs(60);
 
 type Test = (&'static str, fn());
-const TESTS: [Test; 4] = [
+const TESTS: [Test; 6] = [
     ("ipvs_churns_under_load", churn),
     ("ipvs_survives_a_kill_under_load", killed),
     ("ipvs_survives_a_kill_in_the_middle", killed_in_the_middle),
     ("ipvs_repairs_what_others_change", vandalism),
+    ("ipvs_rolls_under_load", rolling),
+    ("ipvs_is_shown_by_the_demo", demo),
 ];
 
 fn main() -> ExitCode {
@@ -122,6 +124,37 @@ fn killed_in_the_middle() {
     let report = load.stop().expect("a report");
     println!("{report}");
     assert_eq!(report.failed(), 0, "{report}");
+}
+
+fn rolling() {
+    let mut bench = Bench::new("ipvs", 9);
+    let load = |bench: &Bench| load(bench);
+    let report = bench.roll(3, load, |bench, ip, serves| (weight_and_active(bench, ip) != (0, 0)) == serves);
+    println!("{report}");
+    assert_eq!(report.failed(), 0, "{report}");
+    assert_eq!(report.per_backend.len(), 9, "{report}");
+}
+
+/// The weight of a backend, and how many open connections it has, over all virtual servers.
+fn weight_and_active(bench: &Bench, ip: &str) -> (u32, u32) {
+    let said = bench.tool("ipvsadm -Ln");
+    let of_it = said.lines().filter(|line| line.contains(&format!("{ip}:")));
+    let numbers = of_it.map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |place: usize| words.get(place).and_then(|word| word.parse().ok()).unwrap_or(0);
+        (number(3), number(4))
+    });
+    numbers.fold((0, 0), |(weight, active), (w, a)| (weight + w, active + a))
+}
+
+fn demo() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
+    let output = command.args(["demo", "--mode", "ipvs", "--json"]).output().expect("the demo starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let line: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a line of JSON");
+    assert_eq!((line["mode"].as_str(), line["failed"].as_u64()), (Some("ipvs"), Some(0)), "{told}");
+    assert!(told.contains("ok shop/solo") && told.contains("NodePort at localhost"), "{told}");
 }
 
 fn vandalism() {

@@ -46,6 +46,20 @@ fn endpoints_churn_under_load() {
 }
 
 #[test]
+fn every_backend_is_replaced_under_load() {
+    let mut bench = Bench::new("nftables", 9);
+    let load = |bench: &Bench| {
+        let load = Load::new(Protocol::Tcp, bench.cluster_ip()).and(bench.node_port());
+        load.per_second(200).start(&[&bench.client]).expect("a load")
+    };
+    let report = bench.roll(3, load, |bench, ip, serves| {
+        bench.tool("nft list map ip portolan slots").contains(ip) == serves
+    });
+    assert_eq!(report.failed(), 0, "{report}");
+    assert_eq!(report.per_backend.len(), 9, "{report}");
+}
+
+#[test]
 fn killed_and_started_again_under_load() {
     let mut bench = Bench::new("nftables", 3);
     bench.start();

@@ -27,6 +27,14 @@ pub const DEVICE: &str = "kube-ipvs0";
 /// Who made a route, in the kernel's list of such numbers: one that is nobody's.
 const ROUTE_PROTOCOL: u8 = 112;
 
+/// What is missing, and where it comes from.
+const NO_IPVS: &str = "this kernel has no IPVS: it wants the module ip_vs, and one for each scheduler, as \
+    ip_vs_rr (modprobe ip_vs). They come with the distribution's kernel: in linux-image-… of Debian, in \
+    linux-modules-… or linux-modules-extra-… of Ubuntu, in kernel-modules of Fedora and RHEL; a kernel of \
+    your own wants CONFIG_IP_VS";
+const NO_DUMMY: &str = "this kernel has no dummy devices, to which Services' addresses belong: it wants the \
+    module dummy (modprobe dummy; CONFIG_DUMMY)";
+
 /// How an address is made the node's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Addresses {
@@ -74,7 +82,12 @@ pub struct Kernel {
 impl Kernel {
     /// Opens a way to the kernel; touches nothing yet.
     pub fn open(family: Family, settings: Settings) -> Result<Kernel, Error> {
-        Ok(Kernel { family, settings, route: Socket::open()?, ipvs: Ipvs::open()?, device: 0 })
+        let ipvs = match Ipvs::open() {
+            Ok(ipvs) => ipvs,
+            Err(error) if error.is_not_found() => return Err(Error::Lacking(NO_IPVS.to_owned())),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Kernel { family, settings, route: Socket::open()?, ipvs, device: 0 })
     }
 
     /// The addresses on the node's interfaces, the device for Services' addresses left out.
@@ -111,7 +124,11 @@ impl Kernel {
 
     fn install_device(&mut self, said: &mut Vec<String>) -> Result<(), Error> {
         if self.find_device()?.is_none() {
-            self.route.add_link(DEVICE, NewLink::Dummy)?;
+            match self.route.add_link(DEVICE, NewLink::Dummy) {
+                Ok(_) => {}
+                Err(error) if error.is_unsupported() => return Err(Error::Lacking(NO_DUMMY.to_owned())),
+                Err(error) => return Err(error.into()),
+            }
             said.push(format!("+ device {DEVICE}"));
         }
         let link = self.route.link(DEVICE)?;

@@ -96,7 +96,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     voice.say(format_args!(
         "{connections} connections in {seconds:.1} s; {failed} did not come out as they must."
     ));
-    look(&mut cluster, keep, unprivileged, voice);
+    look(&mut cluster, &mode, keep.then_some(unprivileged), voice);
     if json {
         let summary = Summary { mode, connections, failed, per_backend, dns_answers: 0, seconds };
         let line = serde_json::to_string(&summary).map_err(|e| Error::Output(e.into()))?;
@@ -125,15 +125,20 @@ fn show(cluster: &mut Cluster, voice: Voice) -> Result<Answers, Error> {
     Ok(all)
 }
 
-/// How to look inside.
-fn look(cluster: &mut Cluster, keep: bool, unprivileged: bool, voice: Voice) {
-    let Some(process) = cluster.process().filter(|_| keep) else {
-        voice.say("To look around in it: portolan demo --keep");
+/// What shows Services on a node.
+const LOOK_NFTABLES: [&str; 3] = ["nft list map ip portolan frontends", "nft list ruleset", "ip route"];
+const LOOK_IPVS: [&str; 3] =
+    ["ipvsadm -Ln", "ip route show table local dev kube-ipvs0", "nft list table ip portolan-ipvs"];
+
+/// How to look inside, if it stays: also for who has entered a user namespace.
+fn look(cluster: &mut Cluster, mode: &str, stays: Option<bool>, voice: Voice) {
+    let (Some(process), Some(unprivileged)) = (cluster.process(), stays) else {
+        voice.say(format_args!("To look around in it: portolan demo --mode {mode} --keep"));
         return;
     };
     let user = if unprivileged { " --user --preserve-credentials" } else { "" };
     voice.say("It stays until Ctrl-C. Meanwhile, on node-a:");
-    for command in ["nft list map ip portolan frontends", "nft list ruleset", "ip route"] {
+    for command in if mode == "ipvs" { LOOK_IPVS } else { LOOK_NFTABLES } {
         voice.say(format_args!("  nsenter --target {process}{user} --net {command}"));
     }
 }

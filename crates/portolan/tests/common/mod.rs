@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take to come about.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The ClusterIP of the Service under test.
 pub(crate) const CLUSTER_IP: &str = "10.96.0.10";
 /// Its NodePort.
@@ -26,7 +26,7 @@ pub(crate) struct Bench {
     pub(crate) outside: Host,
     pub(crate) client: Host,
     pub(crate) backends: Vec<Host>,
-    _servers: Vec<Server>,
+    servers: Vec<Option<Server>>,
     manifests: PathBuf,
     program: Option<Process>,
     mode: &'static str,
@@ -48,7 +48,7 @@ impl Bench {
         for index in 0..backends {
             let place = if index % 2 == 0 { &node } else { &other };
             let pod = lab.pod(place, &format!("web-{index}")).expect("a pod");
-            servers.push(pod.serve(Protocol::Tcp, BACKEND_PORT).expect("a server"));
+            servers.push(Some(pod.serve(Protocol::Tcp, BACKEND_PORT).expect("a server")));
             hosts.push(pod);
         }
         let bench = Bench {
@@ -57,7 +57,7 @@ impl Bench {
             outside,
             client,
             backends: hosts,
-            _servers: servers,
+            servers,
             manifests,
             program: None,
             mode,
@@ -83,13 +83,51 @@ impl Bench {
 
     /// The Service's endpoints are now these, by number.
     pub(crate) fn endpoints(&self, ready: &[usize]) {
+        self.endpoints_with(ready, &[]);
+    }
+
+    /// The same, and others that are terminating and still serve.
+    pub(crate) fn endpoints_with(&self, ready: &[usize], terminating: &[usize]) {
         let mut text = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: web-1\n  namespace: shop\n  labels: {kubernetes.io/service-name: web}\naddressType: IPv4\nports: [{name: http, port: 8080, protocol: TCP}]\nendpoints:\n".to_owned();
-        for index in ready {
+        let all = ready.iter().map(|index| (index, "ready: true"));
+        for (index, conditions) in all
+            .chain(terminating.iter().map(|index| (index, "ready: false, serving: true, terminating: true")))
+        {
             let node = if index % 2 == 0 { "node-a" } else { "node-b" };
             let ip = self.backends[*index].ipv4();
-            text += &format!("- {{addresses: [{ip}], conditions: {{ready: true}}, nodeName: {node}}}\n");
+            text += &format!("- {{addresses: [{ip}], conditions: {{{conditions}}}, nodeName: {node}}}\n");
         }
         self.write("slice.yaml", &text);
+    }
+
+    /// Under load, so many backends at a time are replaced one by one until all have had their turn, as a
+    /// Deployment does it: a new one comes, an old one is told to end, and ends when it has nothing to
+    /// do. `is` says whether a backend, by its address, serves or is done.
+    pub(crate) fn roll(
+        &mut self,
+        at_a_time: usize,
+        load: impl Fn(&Bench) -> lab::Running,
+        is: impl Fn(&Bench, &str, bool) -> bool,
+    ) -> lab::Report {
+        let mut ready: Vec<usize> = (0..at_a_time).collect();
+        self.endpoints(&ready);
+        self.start();
+        let load = load(self);
+        for new in at_a_time..self.backends.len() {
+            ready.push(new);
+            self.endpoints(&ready);
+            let ip = self.backends[new].ipv4().to_string();
+            self.until("the new one serves", |bench| is(bench, &ip, true));
+            let old = ready.remove(0);
+            self.endpoints_with(&ready, &[old]);
+            let ip = self.backends[old].ipv4().to_string();
+            self.until("the old one has nothing to do", |bench| is(bench, &ip, false));
+            // What has been sent and not yet been seen by anybody.
+            std::thread::sleep(Duration::from_secs(1));
+            self.servers[old] = None;
+            self.endpoints(&ready);
+        }
+        load.stop().expect("a report")
     }
 
     /// Files come into being whole, as they do from a careful editor.

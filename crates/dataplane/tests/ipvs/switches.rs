@@ -5,6 +5,7 @@ use crate::Test;
 use crate::cluster::{Node, endpoint, port, service, slice};
 use dataplane::Drift;
 use dataplane::ipvs::{Addresses, Configuration, Settings, Timeouts};
+use lab::Protocol::Tcp;
 use lab::{Host, Lab};
 use model::{Family, Object, Protocol};
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("ipvs_switches_are_set_repaired_and_set_back", switches),
     ("ipvs_what_is_anothers_is_left_alone", foreign),
     ("ipvs_addresses_on_the_device_do_as_well", addresses),
+    ("ipvs_takes_over_from_kube_proxy", take_over),
+    ("ipvs_one_endpoint_costs_the_same_at_any_size", messages),
 ];
 
 const VIP: &str = "10.96.0.1";
@@ -156,6 +159,65 @@ fn foreign() {
     node.host.run(|| node.plane.remove()).unwrap().unwrap();
     untouched(&node);
     assert_eq!(node.output("ipvsadm", &["-Sn"]), before);
+}
+
+/// What kube-proxy leaves behind is used as it is, connections included.
+fn take_over() {
+    let mut lab = Lab::new().unwrap();
+    let a = lab.node("node-a").unwrap();
+    let (web, client) = (lab.pod(&a, "web").unwrap(), lab.pod(&a, "client").unwrap());
+    let _server = web.serve(Tcp, 8080).unwrap();
+    let backend = endpoint(web.ipv4().into(), "node-a");
+    let service = service("web", &[VIP], &[port(Protocol::Tcp, 80, None)]);
+    let objects =
+        vec![Object::Service(service), Object::Slice(slice("web", Family::V4, 8080, vec![backend]))];
+    let mut node = Node::new(&a, objects);
+    for command in [
+        "ip link add kube-ipvs0 type dummy".to_owned(),
+        format!("ip addr add {VIP}/32 dev kube-ipvs0"),
+        format!("ipvsadm -A -t {VIP}:80 -s rr"),
+        format!("ipvsadm -a -t {VIP}:80 -r {}:8080 -m -w 1", web.ipv4()),
+    ] {
+        let words: Vec<&str> = command.split(' ').collect();
+        node.output(words[0], &words[1..]);
+    }
+    // It leaves its device down and routes to it all the same.
+    let before = node.output("ipvsadm", &["-Sn"]);
+    let target = (VIP.parse::<std::net::IpAddr>().unwrap(), 80).into();
+    let mut connection = client.client(Tcp).connect(target).unwrap();
+    assert_eq!(connection.ask().unwrap().backend, "web");
+    node.reconcile();
+    assert_eq!(node.output("ipvsadm", &["-Sn"]), before);
+    assert_eq!(connection.ask().unwrap().backend, "web");
+    assert_eq!(client.ask(Tcp, target).unwrap().backend, "web");
+    // And it is ours from now on.
+    node.host.run(|| node.plane.remove()).unwrap().unwrap();
+    assert_eq!(node.output("ipvsadm", &["-Sn"]), "");
+    assert!(!node.output("ip", &["link"]).contains("kube-ipvs0"));
+}
+
+/// One message when an endpoint of a ClusterIP leaves or comes back, and no commit in the tables.
+fn messages() {
+    let (_lab, host) = host();
+    let backend = |last: u8| endpoint([10, 244, 2, last].into(), "node-b");
+    for size in [3usize, 300] {
+        let mut objects = Vec::new();
+        for number in 0..size {
+            let name = format!("web-{number}");
+            let vip = format!("10.96.{}.{}", number / 200 + 1, number % 200 + 1);
+            objects.push(Object::Service(service(&name, &[&vip], &[port(Protocol::Tcp, 80, None)])));
+            let endpoints = (1..=10).map(backend).collect();
+            objects.push(Object::Slice(slice(&name, Family::V4, 8080, endpoints)));
+        }
+        let mut node = Node::new(&host, objects);
+        node.reconcile();
+        for count in [9, 10] {
+            let endpoints = (1..=count).map(backend).collect();
+            let report = node.apply(Object::Slice(slice("web-1", Family::V4, 8080, endpoints)));
+            assert_eq!((report.steps, report.commits), (1, 0), "{size} Services, {count} endpoints");
+        }
+        node.host.run(|| node.plane.remove()).unwrap().unwrap();
+    }
 }
 
 fn addresses() {

@@ -25,6 +25,7 @@ mod watcher;
 pub use access::Access;
 pub use events::{Events, NodeEvent};
 pub use http::{Call, OnCall};
+pub use watcher::Waits;
 
 use crate::{Batch, Error, Keep};
 use credentials::Credentials;
@@ -54,6 +55,18 @@ impl Api {
         on_call: OnCall,
         deliver: impl FnMut(Batch) -> bool + Send + 'static,
     ) -> Result<Api, Error> {
+        Api::watch_with(access, node, keep, on_call, Waits::default(), deliver)
+    }
+
+    /// The same with other waits.
+    pub fn watch_with(
+        access: Access,
+        node: &str,
+        keep: Keep,
+        on_call: OnCall,
+        waits: Waits,
+        deliver: impl FnMut(Batch) -> bool + Send + 'static,
+    ) -> Result<Api, Error> {
         let access = Arc::new(access);
         let resources = kind::resources(node, keep);
         let stop = Arc::new(Stop::default());
@@ -63,7 +76,7 @@ impl Api {
         let mut api = Api { stop: stop.clone(), threads: Vec::new() };
         for (number, resource) in resources.into_iter().enumerate() {
             let client = Client::new(access.clone(), credentials.clone(), stop.clone(), on_call.clone());
-            let watcher = Watcher::new(number, resource, keep, client, stop.clone(), hub.clone());
+            let watcher = Watcher::new(number, resource, keep, client, stop.clone(), hub.clone(), waits);
             let thread = std::thread::Builder::new()
                 .name(format!("api-{number}"))
                 .spawn(move || watcher.run())

@@ -18,7 +18,7 @@ use super::split::{Shape, Splitter, TooLarge};
 use super::trouble::Trouble;
 use crate::manifest::{Found, Reader};
 use crate::{Batch, Keep, Problem, Severity};
-use model::{Change, Object, ObjectKey};
+use model::{Change, Object, ObjectKey, ServiceKind};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -26,22 +26,40 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// An answer must begin within this.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
-/// A list that is being sent may pause for so long.
-const LIST_SILENCE_MAX: Duration = Duration::from_secs(30);
-/// So long a watch may be silent. The API server sends a bookmark each minute; one that does not
-/// costs a question every so often, one that hangs for ever costs no more than this.
-const WATCH_SILENCE_MAX: Duration = Duration::from_secs(180);
+/// How long we wait for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// An answer must begin within this.
+    pub answer: Duration,
+    /// A list that is being sent may pause for so long.
+    pub list_silence: Duration,
+    /// So long a watch may be silent. The API server sends a bookmark each minute; one that does not
+    /// costs a question every so often, one that hangs for ever costs no more than this.
+    pub watch_silence: Duration,
+    /// The first wait after trouble.
+    pub first: Duration,
+    /// And the longest.
+    pub longest: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Waits {
+        Waits {
+            answer: Duration::from_secs(60),
+            list_silence: Duration::from_secs(30),
+            watch_silence: Duration::from_secs(180),
+            first: Duration::from_millis(800),
+            longest: Duration::from_secs(30),
+        }
+    }
+}
+
 /// We ask for watches of between one and two times this, so that nodes do not all come back at once.
 const WATCH_S: u64 = 300;
 /// So many objects a page, as kube-proxy asks for.
 const PAGE: u32 = 500;
 /// So many changes go into one batch of a list.
 const CHANGES_A_BATCH: usize = 32;
-/// The first wait after trouble, and the longest.
-const WAIT_FIRST: Duration = Duration::from_millis(800);
-const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How often we ask again for what is not there or not for us.
 const WAIT_ABSENT: Duration = Duration::from_secs(600);
 /// A watch that ended sooner than this is not opened again at once.
@@ -149,6 +167,7 @@ pub(super) struct Watcher {
     version: Option<String>,
     /// A list has come to its end at some time.
     listed: bool,
+    waits: Waits,
     wait: Duration,
     told: Option<(String, Instant)>,
     random: RandomState,
@@ -163,6 +182,7 @@ impl Watcher {
         client: Client,
         stop: Arc<Stop>,
         hub: Arc<Hub>,
+        waits: Waits,
     ) -> Watcher {
         let intake = Intake {
             number,
@@ -181,7 +201,8 @@ impl Watcher {
             fields: true,
             version: None,
             listed: false,
-            wait: WAIT_FIRST,
+            waits,
+            wait: waits.first,
             told: None,
             random: RandomState::new(),
             drawn: 0,
@@ -191,14 +212,15 @@ impl Watcher {
     pub(super) fn run(mut self) {
         while !self.stop.is_stopped() && !self.intake.deaf {
             let begin = Instant::now();
-            let outcome = match self.version.clone() {
+            let version = self.version.clone();
+            let outcome = match &version {
                 None => self.list(),
-                Some(version) => self.watch(&version),
+                Some(version) => self.watch(version),
             };
             match outcome {
                 Ok(End::Deaf) | Err(Trouble::Stopped) => return,
                 Ok(End::Quiet) => {
-                    if begin.elapsed() < WATCH_SHORT && self.version.is_some() && self.listed {
+                    if version.is_some() && begin.elapsed() < WATCH_SHORT {
                         self.stop.sleep(WATCH_SHORT);
                     }
                 }
@@ -210,11 +232,16 @@ impl Watcher {
     /// Decides what comes after trouble, and waits.
     fn suffer(&mut self, trouble: &Trouble) {
         self.intake.batch = Batch::default();
-        if self.version.is_some() && (trouble.is_expired() || trouble.is_too_new()) {
-            // Its storage has forgotten, or has been put back: what is there now counts.
+        // Its storage has forgotten or has been put back, or the version was never one.
+        let useless = trouble.is_expired() || trouble.is_too_new() || trouble.is_invalid();
+        if self.version.is_some() && useless {
             self.tell(Severity::Notice, &format!("{trouble}; listing anew"));
             self.version = None;
             return;
+        }
+        if matches!(trouble, Trouble::Nonsense(_)) {
+            // It would come again where the watch went on.
+            self.version = None;
         }
         let absent = trouble.is_missing() || trouble.is_forbidden();
         if absent && self.intake.resource.optional() {
@@ -224,7 +251,7 @@ impl Watcher {
             return;
         }
         let mut wait = self.wait.mul_f64(0.5 + self.draw());
-        self.wait = (self.wait * 2).min(WAIT_MAX);
+        self.wait = (self.wait * 2).min(self.waits.longest);
         if let Some(asked) = trouble.retry_after() {
             wait = wait.max(asked.mul_f64(1.0 + self.draw()));
         }
@@ -234,7 +261,7 @@ impl Watcher {
 
     /// Things are well again.
     fn recover(&mut self) {
-        self.wait = WAIT_FIRST;
+        self.wait = self.waits.first;
         if self.told.take().is_some() {
             let what = format!("{}: well again", self.intake.resource.plural());
             self.intake.deaf |= !self.intake.hub.tell(Severity::Notice, what);
@@ -307,8 +334,9 @@ impl Watcher {
         let mut listing = lists;
         let mut version = self.version.take();
         let mut answer =
-            self.client.get(&target, ANSWER_MAX).inspect_err(|_| self.version = version.clone())?;
-        let silence = if listing { LIST_SILENCE_MAX } else { WATCH_SILENCE_MAX };
+            self.client.get(&target, self.waits.answer).inspect_err(|_| self.version = version.clone())?;
+        let Waits { list_silence, watch_silence, .. } = self.waits;
+        let silence = if listing { list_silence } else { watch_silence };
         answer.set_patience(silence)?;
         let mut splitter = Splitter::new(Shape::Stream);
         let mut buffer = vec![0; BUFFER];
@@ -339,7 +367,7 @@ impl Watcher {
                 if !intake.hub.settle(intake.number) {
                     return Ok(End::Deaf);
                 }
-                answer.set_patience(WATCH_SILENCE_MAX)?;
+                answer.set_patience(watch_silence)?;
                 self.listed = true;
             }
             if !self.intake.flush() {
@@ -396,9 +424,9 @@ impl Watcher {
     }
 
     fn page(&mut self, target: &str) -> Result<Page, Trouble> {
-        let Watcher { client, intake, .. } = self;
-        let mut answer: Answer<'_> = client.get(target, ANSWER_MAX)?;
-        answer.set_patience(LIST_SILENCE_MAX)?;
+        let Watcher { client, intake, waits, .. } = self;
+        let mut answer: Answer<'_> = client.get(target, waits.answer)?;
+        answer.set_patience(waits.list_silence)?;
         let mut splitter = Splitter::new(Shape::List);
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -507,6 +535,13 @@ impl Intake {
             }
         });
         let bad = problems.iter().any(|problem| problem.severity == Severity::Error);
+        if let Some((Object::Service(service), _)) = &object
+            && service.kind == ServiceKind::Headless
+            && resource.has_fields()
+        {
+            // The server was not asked for it, or did not understand.
+            object = None;
+        }
         match (object, lost) {
             (Some((mut object, trigger)), _) => {
                 let told = again && known.is_bad(&object.key());

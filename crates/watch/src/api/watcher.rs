@@ -237,6 +237,9 @@ impl Watcher {
         if self.version.is_some() && useless {
             self.tell(Severity::Notice, &format!("{trouble}; listing anew"));
             self.version = None;
+            // A server that tells all nodes so at once need not be asked by all at once.
+            let wait = self.waits.first.mul_f64(0.5 + self.draw());
+            self.stop.sleep(wait);
             return;
         }
         if matches!(trouble, Trouble::Nonsense(_)) {

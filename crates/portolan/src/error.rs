@@ -11,6 +11,12 @@ pub(crate) enum Error {
     /// The configuration cannot be used.
     #[error(transparent)]
     Configuration(#[from] config::Error),
+    /// Flags that make no sense together, or ask for what may not be.
+    #[error("{0}")]
+    Flags(String),
+    /// What we were started with no longer holds.
+    #[error("the content of the configuration file has changed")]
+    ConfigurationChanged,
     /// A mode that this program has not.
     #[error("mode {0} is not built")]
     NotBuilt(&'static str),

@@ -53,23 +53,23 @@ impl HealthPorts {
         if addresses != self.addresses {
             self.addresses = addresses;
             self.ports.values_mut().for_each(|port| port.doors.clear());
-            self.open_missing(true);
+            let _ = self.open_missing(true);
         }
     }
 
-    /// Takes in all Services, whatever was before.
-    pub(crate) fn set_all<'a>(&mut self, services: impl Iterator<Item = &'a ServiceRules>) {
+    /// Takes in all Services, whatever was before; hands back what went wrong.
+    pub(crate) fn set_all<'a>(&mut self, services: impl Iterator<Item = &'a ServiceRules>) -> Option<String> {
         let wanted: BTreeMap<&ObjectName, HealthCheck> =
             services.filter_map(|rules| Some((&rules.name, rules.health_check?))).collect();
         self.ports.retain(|name, _| wanted.contains_key(name));
         for (name, check) in wanted {
             self.set(name, check);
         }
-        self.open_missing(true);
+        self.open_missing(true)
     }
 
-    /// Takes in how Services changed.
-    pub(crate) fn change(&mut self, deltas: &[Delta]) {
+    /// Takes in how Services changed; hands back what went wrong.
+    pub(crate) fn change(&mut self, deltas: &[Delta]) -> Option<String> {
         let checks = |rules: &Option<Arc<ServiceRules>>| rules.as_ref().and_then(|rules| rules.health_check);
         let mut opened = false;
         for delta in deltas {
@@ -88,9 +88,7 @@ impl HealthPorts {
                 _ => {}
             }
         }
-        if opened {
-            self.open_missing(true);
-        }
+        if opened { self.open_missing(true) } else { None }
     }
 
     fn set(&mut self, name: &ObjectName, check: HealthCheck) {
@@ -108,7 +106,8 @@ impl HealthPorts {
     }
 
     /// Opens what is not open; what fails is tried again the next time, and told if `tell`.
-    pub(crate) fn open_missing(&mut self, tell: bool) {
+    pub(crate) fn open_missing(&mut self, tell: bool) -> Option<String> {
+        let mut failed = None;
         let HealthPorts { server, health, addresses, ports } = self;
         for (name, port) in ports.iter_mut().filter(|(_, port)| port.doors.is_empty()) {
             let handler = handler(name.clone(), port.local_endpoints.clone(), health.clone());
@@ -120,11 +119,14 @@ impl HealthPorts {
                     }
                 }
                 Err(error) if tell => {
-                    error!("open health-check port {} of Service {name}: {error}; trying again", port.number)
+                    let what = format!("health-check port {} of Service {name}: {error}", port.number);
+                    error!("open {what}; trying again");
+                    failed = Some(what);
                 }
                 Err(_) => {}
             }
         }
+        failed
     }
 }
 

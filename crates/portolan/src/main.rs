@@ -9,6 +9,7 @@ mod doctor;
 mod error;
 mod health_ports;
 mod janitor;
+mod kube_proxy;
 mod metrics;
 mod node;
 mod observe;
@@ -18,6 +19,8 @@ mod plan;
 mod rights;
 mod run;
 mod show;
+mod start;
+mod system;
 mod trace;
 
 use clap::{Parser, Subcommand};
@@ -45,6 +48,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Images link us under the names of the programs that we replace.
+    let mut arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let name = arguments.next().unwrap_or_default();
+    if name.rsplit('/').next() == Some(kube_proxy::NAME) {
+        return kube_proxy::run(arguments).unwrap_or_else(|error| {
+            output::error(&error);
+            // kube-proxy has no other code for it.
+            ExitCode::FAILURE
+        });
+    }
     // Arguments that make no sense end here, with code 2.
     let Arguments { command } = Arguments::parse();
     let done: Result<ExitCode, Error> = match command {

@@ -20,7 +20,7 @@ use telemetry::{info, warn};
 pub(crate) struct NodeArguments {
     /// A KubeProxyConfiguration
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// How to route: auto, ipvs, nftables, iptables or ebpf
     #[arg(long, value_name = "MODE", value_parser = mode)]
     mode: Option<config::Mode>,
@@ -49,18 +49,26 @@ impl Prepared {
 impl NodeArguments {
     /// Reads the configuration and looks at the node. The command line wins over the file.
     pub(crate) fn prepare(&self) -> Result<Prepared, Error> {
-        let Loaded { typed, configuration, ours } = load(self.config.as_deref())?;
-        let name = self.hostname_override.as_ref().or(configuration.hostname_override.as_ref());
-        let node_name = match name {
-            Some(name) => name.trim().to_lowercase(),
-            None => hostname()?,
-        };
-        let mode = choose_mode(self.mode.unwrap_or(configuration.mode))?;
-        let settings =
-            config::settings(&configuration, configured(mode), Name::from(node_name), interface_addresses()?);
-        let options = plane_options(&configuration, &ours);
-        Ok(Prepared { configuration, typed, settings, mode, options })
+        prepare(load(self.config.as_deref())?, self.mode, self.hostname_override.as_deref())
     }
+}
+
+/// Looks at the node. A mode or a name that is given wins over the configuration's.
+pub(crate) fn prepare(
+    loaded: Loaded,
+    mode: Option<config::Mode>,
+    hostname: Option<&str>,
+) -> Result<Prepared, Error> {
+    let Loaded { typed, configuration, ours } = loaded;
+    let node_name = match hostname.or(configuration.hostname_override.as_deref()) {
+        Some(name) => name.trim().to_lowercase(),
+        None => self::hostname()?,
+    };
+    let mode = choose_mode(mode.unwrap_or(configuration.mode))?;
+    let settings =
+        config::settings(&configuration, configured(mode), Name::from(node_name), interface_addresses()?);
+    let options = plane_options(&configuration, &ours);
+    Ok(Prepared { configuration, typed, settings, mode, options })
 }
 
 pub(crate) fn mode(text: &str) -> Result<config::Mode, config::NotAMode> {

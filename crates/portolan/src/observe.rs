@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use telemetry::health::Health;
 use telemetry::http::Server;
-use watch::Batch;
+use telemetry::time::Utc;
+use watch::{Batch, Events, NodeEvent};
 
 /// What is to be served, and where.
 pub(crate) struct Serving {
@@ -42,6 +43,8 @@ pub(crate) struct Observer {
     started: SystemTime,
     /// When what is not programmed yet happened.
     triggers: Vec<(ObjectName, SystemTime)>,
+    /// Where events go, if there is anybody.
+    events: Option<Events>,
 }
 
 impl Observer {
@@ -65,7 +68,27 @@ impl Observer {
             .map_err(|e| Error::Start("bindAddressHardFail", e))?;
         let ports = HealthPorts::new(server, health.clone());
         let (tally, triggers) = (Tally::default(), Vec::new());
-        Ok(Observer { metrics, health, tally, pages, ports, started, triggers })
+        Ok(Observer { metrics, health, tally, pages, ports, started, triggers, events: None })
+    }
+
+    /// From now on events go there.
+    pub(crate) fn tell_events(&mut self, events: Events) {
+        self.events = Some(events);
+        for what in self.pages.failed() {
+            let reason = match what {
+                "metrics" => "FailedToStartMetricServer",
+                _ => "FailedToStartProxierHealthcheck",
+            };
+            self.event(true, reason, "StartKubeProxy", format!("the address for {what} is somebody else's"));
+        }
+    }
+
+    /// Something that people should find at the Node.
+    pub(crate) fn event(&self, warning: bool, reason: &'static str, action: &'static str, note: String) {
+        if let Some(events) = &self.events {
+            let time = Utc::of(SystemTime::now()).micros();
+            events.tell(NodeEvent { warning, reason, action, note, time });
+        }
     }
 
     /// A source told something.
@@ -97,7 +120,9 @@ impl Observer {
 
     /// The kernel has been told of changes.
     pub(crate) fn applied(&mut self, touched: &Touched, deltas: &[Delta], took: Duration, worked: bool) {
-        self.ports.change(deltas);
+        if let Some(failed) = self.ports.change(deltas) {
+            self.event(true, "FailedToStartServiceHealthcheck", "Listen", failed);
+        }
         self.synced(Sync::Partial, took, worked);
         for (service, happened) in std::mem::take(&mut self.triggers) {
             if worked && touched.services.contains(&service) {
@@ -117,7 +142,9 @@ impl Observer {
         // Without them, health-check ports are served at all addresses.
         let own = node::interface_addresses().unwrap_or_default();
         self.ports.set_node(node, &own);
-        self.ports.set_all(services);
+        if let Some(failed) = self.ports.set_all(services) {
+            self.event(true, "FailedToStartServiceHealthcheck", "Listen", failed);
+        }
         self.synced(Sync::Full, took, worked);
         for (_, happened) in std::mem::take(&mut self.triggers) {
             if worked {
@@ -143,6 +170,6 @@ impl Observer {
     /// Does what time brings.
     pub(crate) fn tick(&mut self, now: Instant) {
         self.pages.tick(now);
-        self.ports.open_missing(false);
+        let _ = self.ports.open_missing(false);
     }
 }

@@ -89,6 +89,11 @@ impl Pages {
         Ok(pages)
     }
 
+    /// What cannot be had.
+    pub(crate) fn failed(&self) -> Vec<&'static str> {
+        self.wanted.iter().filter(|wanted| wanted.door.is_none()).map(|wanted| wanted.what).collect()
+    }
+
     /// Tries again what could not be had.
     pub(crate) fn tick(&mut self, now: Instant) {
         for wanted in self.wanted.iter_mut().filter(|wanted| wanted.door.is_none() && wanted.again <= now) {

@@ -3,27 +3,33 @@
 
 use crate::error::Error;
 use crate::node;
-use crate::observe::{Observer, Serving};
-use crate::pages;
+use crate::observe::Observer;
+use crate::start::{self, From, Start};
 use clap::Args;
 use dataplane::conntrack::Suspects;
 use dataplane::{Drift, Mode, Plane, Report};
 use model::{Change, Cluster, Touched};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use plan::Planner;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use telemetry::{error, info, verbose, warn};
-use watch::{Batch, Directory, Keep};
+use watch::{Access, Batch};
 
 /// Route Services on this node until told to stop; what is routed stays when we stop
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// A directory or file of Kubernetes manifests, followed as it changes
     #[arg(long, value_name = "PATH")]
-    manifests: PathBuf,
+    manifests: Option<PathBuf>,
+    /// How to get to the API server; without it and without manifests: as a pod does
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    kubeconfig: Option<PathBuf>,
+    /// The API server's URL, whatever the kubeconfig says
+    #[arg(long, value_name = "URL", conflicts_with = "manifests")]
+    master: Option<String>,
     #[command(flatten)]
     node: node::NodeArguments,
     /// How much to tell: 2 tells of every change
@@ -35,10 +41,10 @@ pub(crate) struct Arguments {
     format: String,
 }
 
-/// How many events may wait for the loop. A source that is faster waits in turn.
-const EVENTS_MAX: usize = 64;
 /// How many changes are taken in before the kernel is told.
 const CHANGES_AT_ONCE: usize = 16_384;
+/// And from so many batches.
+const BATCHES_AT_ONCE: usize = 1024;
 /// How often we look whether somebody changed our tables.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long we wait after a first failure before trying again, and at most.
@@ -46,71 +52,36 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// What can happen.
-enum Event {
+pub(crate) enum Event {
     /// The cluster changed.
     Changes(Batch),
     /// We are to stop.
     Stop(Signal),
+    /// We cannot go on.
+    Fail(Error),
 }
 
 /// Runs the daemon.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    telemetry::log::set_up(arguments.verbosity, arguments.format == "json");
-    let prepared = arguments.node.prepare()?;
-    let sync_period = prepared.sync_period();
-    let node::Prepared { configuration, typed, settings, mode, options } = prepared;
-    pages::refuse_profiling(configuration.enable_profiling);
-    let serving = Serving {
-        metrics: Some(configuration.metrics_address),
-        healthz: Some(configuration.healthz_address),
-        hard: configuration.bind_address_hard_fail,
-        configuration: serde_json::json!({ "kubeproxy.config.k8s.io": typed.to_json() }).to_string(),
-        flags: flags(),
-    };
-    let (sender, events) = sync_channel(EVENTS_MAX);
-    stop_on_signals(sender.clone())?;
-    let mut plane = Plane::open(mode, &options)?;
-    plane.check()?;
-    let observer = Observer::start(mode, &options.families, sync_period, serving)?;
-    let health = observer.health.clone();
-    let mut daemon = Daemon::new(mode, plane, Planner::new(settings), sync_period, observer);
-    let deliver = move |batch: Batch| {
-        if batch.loaded && !batch.changes.is_empty() {
-            health.queued();
-        }
-        sender.send(Event::Changes(batch)).is_ok()
-    };
-    let source = Directory::watch(&arguments.manifests, Keep { names: false }, deliver)?;
-    daemon.work(&events);
-    drop(events);
-    source.stop();
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The flags that we were given, one a line.
-fn flags() -> String {
-    std::env::args().skip(2).fold(String::new(), |text, argument| text + &argument + "\n")
-}
-
-/// Signals that end us are waited for on a thread of their own, and told to the loop as events.
-fn stop_on_signals(sender: SyncSender<Event>) -> Result<(), Error> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block().map_err(|e| Error::Start("block signals", e.into()))?;
-    let wait = move || {
-        while let Ok(signal) = signals.wait() {
-            if sender.send(Event::Stop(signal)).is_err() {
-                return;
-            }
+    let Arguments { manifests, kubeconfig, master, node, verbosity, format } = arguments;
+    telemetry::log::set_up(verbosity, format == "json");
+    let prepared = node.prepare()?;
+    let configured = &prepared.configuration;
+    let from = match manifests {
+        Some(path) => From::Manifests(path),
+        None => {
+            let kubeconfig = kubeconfig.or_else(|| configured.client.kubeconfig.clone());
+            From::Api(Box::new(Access::find(kubeconfig.as_deref(), master.as_deref())?))
         }
     };
-    let thread = std::thread::Builder::new().name("signals".into());
-    thread.spawn(wait).map_err(|e| Error::Start("start the thread that waits for signals", e))?;
-    Ok(())
+    let flags = std::env::args_os().skip(2);
+    let flags = flags.fold(String::new(), |text, argument| text + &argument.to_string_lossy() + "\n");
+    let (metrics, healthz) = (Some(configured.metrics_address), Some(configured.healthz_address));
+    start::start(Start { file: node.config, prepared, from, metrics, healthz, flags })
 }
 
-struct Daemon {
+/// The loop and all that belongs to it.
+pub(crate) struct Daemon {
     mode: Mode,
     cluster: Cluster,
     planner: Planner,
@@ -132,7 +103,13 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(mode: Mode, plane: Plane, planner: Planner, sync_period: Duration, observer: Observer) -> Daemon {
+    pub(crate) fn new(
+        mode: Mode,
+        plane: Plane,
+        planner: Planner,
+        sync_period: Duration,
+        observer: Observer,
+    ) -> Daemon {
         let now = Instant::now();
         Daemon {
             mode,
@@ -151,42 +128,40 @@ impl Daemon {
         }
     }
 
-    fn work(&mut self, events: &Receiver<Event>) {
+    /// Works until it is told to stop, or cannot go on.
+    pub(crate) fn work(&mut self, events: &Receiver<Event>) -> Result<(), Error> {
+        self.observer.event(false, "Starting", "StartKubeProxy", String::new());
         loop {
             let wake = self.repair.map_or(self.look, |repair| repair.min(self.look));
             match events.recv_timeout(wake.saturating_duration_since(Instant::now())) {
-                Ok(Event::Stop(signal)) => {
-                    info!("stopped by {signal}: what is routed stays routed");
-                    return;
-                }
                 Ok(Event::Changes(batch)) => {
-                    if self.changes(batch, events) {
-                        return;
+                    if let Some(last) = self.changes(batch, events) {
+                        return end(last);
                     }
                 }
+                Ok(last) => return end(last),
                 Err(RecvTimeoutError::Timeout) => self.tick(),
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
     }
 
-    /// Takes in a batch and those that wait behind it; says whether we are to stop.
-    fn changes(&mut self, batch: Batch, events: &Receiver<Event>) -> bool {
+    /// Takes in a batch and those that wait behind it; hands back what is to end us, if that came.
+    fn changes(&mut self, batch: Batch, events: &Receiver<Event>) -> Option<Event> {
         let in_hand = Instant::now();
         let mut touched = Touched::default();
         let mut loaded = self.take(batch, &mut touched);
         let mut taken = 1;
-        let mut stop = false;
+        let mut last = None;
         // While the first load goes on nothing can be programmed, so nothing need be gathered.
-        while loaded && taken < EVENTS_MAX && touched.services.len() < CHANGES_AT_ONCE {
+        while loaded && taken < BATCHES_AT_ONCE && touched.services.len() < CHANGES_AT_ONCE {
             match events.try_recv() {
                 Ok(Event::Changes(batch)) => {
                     loaded |= self.take(batch, &mut touched);
                     taken += 1;
                 }
-                Ok(Event::Stop(signal)) => {
-                    info!("stopped by {signal}: what is routed stays routed");
-                    stop = true;
+                Ok(event) => {
+                    last = Some(event);
                     break;
                 }
                 Err(_) => break,
@@ -197,7 +172,7 @@ impl Daemon {
         } else if loaded {
             self.begin(in_hand);
         }
-        stop
+        last
     }
 
     fn take(&mut self, mut batch: Batch, touched: &mut Touched) -> bool {
@@ -205,7 +180,12 @@ impl Daemon {
         let Batch { changes, triggers: _, problems, loaded, errors: _ } = batch;
         for problem in problems {
             match problem.severity {
-                watch::Severity::Error => error!("{problem}"),
+                watch::Severity::Error => {
+                    error!("{problem}");
+                    if problem.object.is_some() {
+                        self.observer.event(true, "ObjectLeftOut", "ReadObject", problem.to_string());
+                    }
+                }
                 watch::Severity::Notice => info!("{problem}"),
             }
         }
@@ -394,9 +374,23 @@ impl Daemon {
         self.observer.planned(deltas, self.planner.services().len());
         for rules in deltas.iter().filter_map(|delta| delta.after.as_ref()) {
             for contested in &rules.contested {
-                warn!("Service {}: {contested}", rules.name);
+                let what = format!("Service {}: {contested}", rules.name);
+                warn!("{what}");
+                self.observer.event(true, "ContestedFrontend", "Route", what);
             }
         }
+    }
+}
+
+/// The last words.
+fn end(last: Event) -> Result<(), Error> {
+    match last {
+        Event::Stop(signal) => {
+            info!("stopped by {signal}: what is routed stays routed");
+            Ok(())
+        }
+        Event::Fail(error) => Err(error),
+        Event::Changes(_) => Ok(()),
     }
 }
 

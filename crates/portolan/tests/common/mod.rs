@@ -5,6 +5,7 @@
 use lab::{Host, Lab, Node, Process, Protocol, Server};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -148,10 +149,28 @@ impl Bench {
 
     /// Starts the program and does not wait.
     pub(crate) fn spawn(&mut self) {
+        let manifests = self.manifests.display().to_string();
+        let node = ["run", "--mode", self.mode, "--hostname-override", "node-a", "--manifests", &manifests];
+        self.spawn_as("portolan", &node);
+    }
+
+    /// Starts the program under a name, with these arguments, and does not wait.
+    pub(crate) fn spawn_as(&mut self, name: &str, arguments: &[&str]) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
-        command.args(["run", "--mode", self.mode, "--hostname-override", "node-a", "--manifests"]);
-        command.arg(&self.manifests).stdin(Stdio::null());
+        command.arg0(name).args(arguments).stdin(Stdio::null());
         self.program = Some(self.node.spawn(&mut command).expect("the program starts"));
+    }
+
+    /// Waits until the program ends by itself, and says with which code.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        let program = self.program.as_mut().expect("it was started");
+        program.child().wait().expect("it can be waited for").code()
+    }
+
+    /// A file of this test's own.
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        self.write(name, text);
+        self.manifests.join(name)
     }
 
     /// Ends the program as a crash would.
@@ -171,6 +190,14 @@ impl Bench {
     /// What is served at this address of the node: the whole answer, with its head.
     pub(crate) fn curl(&self, url: &str) -> String {
         self.tool(&format!("curl --silent --show-error --include --max-time 20 {url}"))
+    }
+
+    /// Whether anybody answers there, with a success.
+    pub(crate) fn is_served(&self, url: &str) -> bool {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--fail", "--max-time", "20", "--output", "/dev/null", url]);
+        let mut process = self.node.spawn(curl.stdin(Stdio::null())).expect("curl is installed");
+        process.child().wait().expect("it ends").success()
     }
 
     /// What a tool prints in the node's namespace. It must succeed.

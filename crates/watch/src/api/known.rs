@@ -42,21 +42,25 @@ impl Known {
                 self.bad = self.bad + usize::from(bad) - usize::from(was);
             }
             None => {
-                let hash = self.hasher.hash_one(&key);
                 self.bad += usize::from(bad);
-                let Known { entries, hasher, .. } = self;
-                entries.insert_unique(hash, Entry { key, list, bad }, |entry| hasher.hash_one(&entry.key));
+                self.insert(Entry { key, list, bad });
             }
         }
     }
 
-    /// An object is there but makes no sense: what it was before stays.
-    pub(super) fn refuse(&mut self, key: &ObjectKey) {
+    /// An object is there but makes no sense: what it was before, if anything, stays.
+    pub(super) fn refuse(&mut self, key: ObjectKey) {
         let list = self.list;
-        if let Some(entry) = self.find(key) {
-            entry.list = list;
-            let was = std::mem::replace(&mut entry.bad, true);
-            self.bad += usize::from(!was);
+        match self.find(&key) {
+            Some(entry) => {
+                entry.list = list;
+                let was = std::mem::replace(&mut entry.bad, true);
+                self.bad += usize::from(!was);
+            }
+            None => {
+                self.bad += 1;
+                self.insert(Entry { key, list, bad: true });
+            }
         }
     }
 
@@ -105,6 +109,11 @@ impl Known {
         self.entries.len()
     }
 
+    fn insert(&mut self, entry: Entry) {
+        let Known { entries, hasher, .. } = self;
+        entries.insert_unique(hasher.hash_one(&entry.key), entry, |entry| hasher.hash_one(&entry.key));
+    }
+
     fn find(&mut self, key: &ObjectKey) -> Option<&mut Entry> {
         let hash = self.hasher.hash_one(key);
         self.entries.find_mut(hash, |entry| entry.key == *key)
@@ -145,12 +154,13 @@ mod tests {
         known.begin_list();
         known.see(&mut object("d"), false);
         known.see(&mut object("c"), false);
-        known.refuse(&object("a").key());
-        known.refuse(&object("never seen").key());
+        known.refuse(object("a").key());
+        known.refuse(object("never right").key());
         let mut gone = Vec::new();
         known.end_list(|key| gone.push(key));
         assert_eq!(gone, [object("b").key()]);
-        assert_eq!((known.len(), known.bad()), (3, 1));
+        assert_eq!((known.len(), known.bad()), (4, 2));
+        assert!(known.forget(&object("never right").key()));
         assert!(known.forget(&object("a").key()) && !known.forget(&object("a").key()));
         assert_eq!((known.len(), known.bad()), (2, 0));
     }

@@ -560,7 +560,7 @@ impl Intake {
             (None, Some(key)) => {
                 let told = again && key.as_ref().is_some_and(|key| known.is_bad(key));
                 if let Some(key) = key {
-                    known.refuse(&key);
+                    known.refuse(key);
                 }
                 if !told {
                     batch.problems.extend(problems);

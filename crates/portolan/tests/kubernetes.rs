@@ -1,0 +1,254 @@
+//! The real program against an API server of our own, with real packets: whatever happens to the API
+//! server, connections go on, and the state is right in the end.
+
+mod common;
+
+use common::{Bench, CLUSTER_IP, NODE_PORT};
+use lab::api::{ApiOptions, ApiServer, Fault};
+use lab::{Load, Protocol};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const SLICES: &str = "/endpointslices";
+
+/// A cluster whose API server runs on the node, as that of a control plane does.
+struct InCluster {
+    bench: Bench,
+    server: ApiServer,
+}
+
+impl InCluster {
+    fn new(backends: usize, options: ApiOptions) -> InCluster {
+        let bench = Bench::new("nftables", backends);
+        let start = || ApiServer::start(SocketAddr::from(([127, 0, 0, 1], 6443)), options);
+        let server = bench.node.run(start).expect("the host is there").expect("a server");
+        server.set(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"},
+            "status": {"addresses": [{"type": "InternalIP", "address": bench.node.ipv4()}]}}));
+        server.set(service("web", CLUSTER_IP, Some(NODE_PORT)));
+        let cluster = InCluster { bench, server };
+        cluster.endpoints(&(0..backends).collect::<Vec<_>>());
+        cluster
+    }
+
+    fn endpoints(&self, ready: &[usize]) {
+        self.server.set(self.slice("web", "web-1", ready));
+    }
+
+    fn slice(&self, service: &str, name: &str, ready: &[usize]) -> Value {
+        let endpoints: Vec<Value> = ready
+            .iter()
+            .map(|index| json!({"addresses": [self.bench.backends[*index].ipv4()], "conditions": {"ready": true}}))
+            .collect();
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": name, "namespace": "shop", "labels": {"kubernetes.io/service-name": service}},
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints})
+    }
+
+    fn spawn(&mut self) {
+        let kubeconfig = self.bench.file("kubeconfig", &self.server.kubeconfig()).display().to_string();
+        let arguments =
+            ["run", "--mode", "nftables", "--hostname-override", "node-a", "--kubeconfig", &kubeconfig];
+        self.bench.spawn_as("portolan", &arguments);
+    }
+
+    fn start(&mut self) {
+        self.spawn();
+        self.bench.until("the Service answers", |bench| {
+            bench.client.ask(Protocol::Tcp, bench.cluster_ip()).is_ok()
+        });
+    }
+
+    /// Waits until the kernel balances over these backends and no others.
+    fn until_routed(&self, ready: &[usize]) {
+        let wanted: Vec<String> = ready.iter().map(|i| self.bench.backends[*i].ipv4().to_string()).collect();
+        self.bench.until(&format!("{ready:?} are routed"), |bench| {
+            let slots = bench.tool("nft list ruleset");
+            let has = |backend: &String| slots.contains(&format!(" {backend} . 8080"));
+            wanted.iter().all(has) && slots.matches(" . 8080").count() == wanted.len()
+        });
+    }
+}
+
+fn service(name: &str, ip: &str, node_port: Option<u16>) -> Value {
+    let mut port = json!({"name": "http", "port": 80, "protocol": "TCP"});
+    let kind = if node_port.is_some() { "NodePort" } else { "ClusterIP" };
+    if let Some(number) = node_port {
+        port["nodePort"] = number.into();
+    }
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"type": kind, "clusterIP": ip, "clusterIPs": [ip], "ports": [port]}})
+}
+
+#[test]
+fn traffic_never_notices() {
+    let options = ApiOptions { tls: true, token: Some("secret".into()), ..ApiOptions::default() };
+    let mut cluster = InCluster::new(4, options);
+    cluster.start();
+    let all = [0, 1, 2, 3];
+    cluster.until_routed(&all);
+    let load = Load::new(Protocol::Tcp, cluster.bench.cluster_ip()).per_second(100);
+    let load = load.start(&[&cluster.bench.client]).expect("a load");
+    // Killed and back, with changes meanwhile.
+    cluster.server.go_away();
+    cluster.endpoints(&[0, 1, 2]);
+    std::thread::sleep(Duration::from_millis(300));
+    cluster.server.come_back();
+    cluster.until_routed(&[0, 1, 2]);
+    // 410, and a list that is cut off in the middle, twice.
+    cluster.server.fault(SLICES, Fault::Reset(10));
+    cluster.server.fault(SLICES, Fault::Close(200));
+    cluster.endpoints(&[1, 2]);
+    cluster.server.compact();
+    cluster.server.cut();
+    cluster.until_routed(&[1, 2]);
+    // The slice is replaced by another under a new name, as a controller may do.
+    cluster.server.set(cluster.slice("web", "web-2", &all));
+    cluster.server.remove("EndpointSlice", "shop", "web-1");
+    cluster.until_routed(&all);
+    // The storage is put back to what it was before, which is not what the kernel holds.
+    let mut old = cluster.server.objects();
+    old.retain(|object| object["kind"] != "EndpointSlice");
+    old.push(cluster.slice("web", "web-1", &[2, 3]));
+    cluster.server.restore(old, 1);
+    cluster.until_routed(&[2, 3]);
+    // Ours is killed while the API server is away, and starts before it is back.
+    cluster.bench.kill();
+    cluster.server.go_away();
+    cluster.spawn();
+    std::thread::sleep(Duration::from_millis(500));
+    cluster.until_routed(&[2, 3]);
+    cluster.endpoints(&all);
+    cluster.server.come_back();
+    cluster.until_routed(&all);
+    let report = load.stop().expect("a report");
+    assert_eq!(report.failed(), 0, "{report}");
+    assert!(report.answered() > 100, "{report}");
+}
+
+#[test]
+fn nothing_is_programmed_before_all_is_known() {
+    let mut cluster = InCluster::new(2, ApiOptions::default());
+    // The list of endpoints hangs as long as the connection holds.
+    cluster.server.fault(SLICES, Fault::Hang);
+    cluster.spawn();
+    cluster.bench.until("slices are asked for", |_| cluster.server.faults_left() == 0);
+    std::thread::sleep(Duration::from_millis(300));
+    let tables = cluster.bench.tool("nft list tables");
+    assert!(!tables.contains("portolan"), "{tables}");
+    cluster.server.cut();
+    cluster.until_routed(&[0, 1]);
+}
+
+#[test]
+fn events_and_calls_are_told() {
+    let mut cluster = InCluster::new(1, ApiOptions::default());
+    let mut rival = service("rival", "10.96.0.77", Some(NODE_PORT));
+    rival["metadata"]["creationTimestamp"] = "2030-01-01T00:00:00Z".into();
+    cluster.server.set(rival);
+    let mut bad = service("bad", "10.96.0.78", None);
+    bad["spec"]["clusterIPs"] = json!(["10.96.0.999"]);
+    cluster.server.set(bad);
+    cluster.start();
+    cluster.bench.until("three events are told", |_| cluster.server.events().len() == 3);
+    let events = cluster.server.events();
+    let reasons: Vec<&str> = events.iter().filter_map(|event| event["reason"].as_str()).collect();
+    for reason in ["Starting", "ContestedFrontend", "ObjectLeftOut"] {
+        assert!(reasons.contains(&reason), "{reasons:?}");
+    }
+    let contested = events.iter().find(|event| event["reason"] == "ContestedFrontend").expect("it");
+    assert_eq!(contested["regarding"], json!({"kind": "Node", "name": "node-a", "uid": "node-a"}));
+    assert_eq!(
+        (&contested["type"], &contested["reportingController"]),
+        (&json!("Warning"), &json!("kube-proxy"))
+    );
+    assert!(contested["note"].as_str().is_some_and(|note| note.contains("shop/rival")), "{contested}");
+    let metrics = cluster.bench.curl("http://127.0.0.1:10249/metrics");
+    let calls = "rest_client_requests_total{code=\"201\",host=\"127.0.0.1:6443\",method=\"POST\"} 3";
+    assert!(metrics.contains(calls), "{metrics}");
+    assert!(metrics.contains("portolan_source_errors 1\n"), "{metrics}");
+}
+
+/// The configuration file of a cluster that was made by kubeadm, as far as it matters.
+fn kube_proxy_configuration(kubeconfig: &str, more: &str) -> String {
+    format!(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nbindAddress: 0.0.0.0\n\
+         clientConnection:\n  acceptContentTypes: \"\"\n  kubeconfig: {kubeconfig}\nclusterCIDR: 10.244.0.0/16\n\
+         mode: \"\"\n{more}"
+    )
+}
+
+#[test]
+fn called_kube_proxy_it_is_that_program() {
+    let mut cluster = InCluster::new(2, ApiOptions { tls: true, ..ApiOptions::default() });
+    let kubeconfig = cluster.bench.file("kubeconfig.conf", &cluster.server.kubeconfig());
+    let configuration = |more| kube_proxy_configuration(&kubeconfig.display().to_string(), more);
+    let file = cluster.bench.file("config.conf", &configuration(""));
+    let config = format!("--config={}", file.display());
+    let arguments = [config.as_str(), "--hostname-override=node-a", "--masquerade-all"];
+    cluster.bench.spawn_as("/usr/local/bin/kube-proxy", &arguments);
+    cluster.until_routed(&[0, 1]);
+    assert!(cluster.bench.curl("http://127.0.0.1:10249/proxyMode").ends_with("\r\n\r\nnftables"));
+    let flags = cluster.bench.curl("http://127.0.0.1:10249/flagz");
+    assert!(flags.contains("hostname-override=node-a\nmasquerade-all=true\n"), "{flags}");
+    let configz = cluster.bench.curl("http://127.0.0.1:10249/configz");
+    assert!(configz.contains("\"clusterCIDR\":\"10.244.0.0/16\""), "{configz}");
+    // Any change of the file ends it with an error, and what is routed stays routed.
+    std::fs::write(&file, configuration("oomScoreAdj: -998\n")).expect("it is ours");
+    assert_eq!(cluster.bench.ended(), Some(1));
+    assert!(cluster.bench.client.ask(Protocol::Tcp, cluster.bench.cluster_ip()).is_ok());
+    // So does renaming another over it, as when a ConfigMap changes.
+    cluster.bench.spawn_as("kube-proxy", &arguments);
+    cluster.bench.until("it serves", |bench| bench.is_served("http://127.0.0.1:10249/healthz"));
+    cluster.bench.file("config.conf", &configuration(""));
+    assert_eq!(cluster.bench.ended(), Some(1));
+    cluster.bench.spawn_as("kube-proxy", &["--cleanup"]);
+    assert_eq!(cluster.bench.ended(), Some(0));
+    assert!(!cluster.bench.tool("nft list tables").contains("portolan"));
+}
+
+#[test]
+fn errands_of_kube_proxy() {
+    let mut bench = Bench::new("nftables", 1);
+    let written = bench.file("written.conf", "");
+    let write = format!("--write-config-to={}", written.display());
+    let cases: [(&[&str], i32); 7] = [
+        (&["--version"], 0),
+        (&["--help"], 0),
+        (&["--init-only", "--conntrack-tcp-timeout-established=12345s"], 0),
+        (&[&write, "--masquerade-all", "--proxy-mode=nftables"], 0),
+        (&["--nonsense"], 1),
+        (&["--proxy-mode=userspace"], 1),
+        // Neither a kubeconfig nor a pod.
+        (&["--hostname-override=node-a"], 1),
+    ];
+    for (arguments, code) in cases {
+        bench.spawn_as("kube-proxy", arguments);
+        assert_eq!(bench.ended(), Some(code), "{arguments:?}");
+    }
+    let text = std::fs::read_to_string(&written).expect("it was written");
+    assert!(text.contains("masqueradeAll: true") && text.contains("mode: nftables"), "{text}");
+    let timeout = "cat /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
+    assert_eq!(bench.tool(timeout), "12345\n");
+    assert!(!bench.tool("nft list tables").contains("portolan"), "errands route nothing");
+}
+
+#[test]
+fn an_address_that_is_taken_is_waited_for_or_ends_it() {
+    let mut cluster = InCluster::new(1, ApiOptions::default());
+    let kubeconfig = cluster.bench.file("kubeconfig.conf", &cluster.server.kubeconfig());
+    let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
+    let take = || std::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 10249)));
+    let taken = cluster.bench.node.run(take).expect("the host is there").expect("the address is free");
+    let soft = [kubeconfig.as_str(), "--hostname-override=node-a"];
+    let hard = [kubeconfig.as_str(), "--hostname-override=node-a", "--bind-address-hard-fail"];
+    cluster.bench.spawn_as("kube-proxy", &hard);
+    assert_eq!(cluster.bench.ended(), Some(1));
+    cluster.bench.spawn_as("kube-proxy", &soft);
+    cluster.until_routed(&[0]);
+    assert!(cluster.bench.is_served("http://127.0.0.1:10256/healthz"));
+    drop(taken);
+    cluster.bench.until("metrics are served", |bench| bench.is_served("http://127.0.0.1:10249/metrics"));
+    let told = |event: &Value| event["reason"] == "FailedToStartMetricServer";
+    assert!(cluster.server.events().iter().any(told));
+}

@@ -267,6 +267,11 @@ impl Chain {
         }
     }
 
+    /// Whether any of its plugins wants to see what goes out.
+    pub fn is_looked_at(&self) -> bool {
+        !self.lookers.is_empty()
+    }
+
     /// Tells those that look what went out.
     pub fn tell(self: &Arc<Self>, routes: &Arc<Routes>, exchange: &Exchange, sent: &Sent) {
         for &index in &self.lookers {

@@ -12,12 +12,19 @@
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
+mod answer;
 pub mod chain;
 pub mod cluster;
 pub mod corefile;
 pub mod exchange;
+mod http;
+pub mod instance;
 pub mod metrics;
 pub mod plugin;
+mod random;
 pub mod say;
 pub mod setup;
+mod sys;
+mod tcp;
+mod udp;
 pub mod web;

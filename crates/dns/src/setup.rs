@@ -5,6 +5,8 @@ use crate::chain::{Chain, Link, Plugin, Routes};
 use crate::cluster::ClusterSource;
 use crate::corefile::{Block, Error, Key, Line, Scheme, Word};
 use crate::metrics::Metrics;
+use crate::plugin::prometheus::AllCounts;
+use crate::plugin::ready::ReadyPage;
 use crate::plugin::{PLUGINS, SetUp};
 use crate::web::Page;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +62,22 @@ pub struct BlockSettings {
     pub plugins: BTreeSet<&'static str>,
 }
 
+impl World {
+    /// A world in which nothing has been counted yet.
+    pub fn new(clusters: Arc<dyn ClusterSource>, dns_port: u16, runtime: tokio::runtime::Handle) -> World {
+        let world = World {
+            metrics: Arc::default(),
+            clusters,
+            dns_port,
+            runtime,
+            counts: Arc::default(),
+            stopping: Arc::default(),
+        };
+        world.metrics.add_collector(&world.counts);
+        world
+    }
+}
+
 impl BlockSettings {
     /// A path, below `root` unless it is absolute.
     pub fn path(&self, path: &str) -> PathBuf {
@@ -95,10 +113,16 @@ pub struct ProcessSettings {
     pub reload: Option<(Duration, Duration)>,
     /// So long health is told to be bad before we stop.
     pub lameduck: Duration,
+    /// So long the server waits at the start for plugins to be ready (`kubernetes`).
+    pub startup_patience: Duration,
     /// Tell more (`debug`).
     pub debug: bool,
     /// Every plugin of every block.
     pub plugins: Vec<Arc<dyn Plugin>>,
+    /// Those in chains, with their names.
+    pub(crate) named: Vec<(&'static str, Arc<dyn Plugin>)>,
+    /// Pages about whether they are ready.
+    pub(crate) ready: Vec<ReadyPage>,
     /// How many sockets and workers there are for each address (`multisocket`).
     pub sockets: Option<usize>,
 }
@@ -113,6 +137,10 @@ pub struct World {
     pub dns_port: u16,
     /// The runtime for what takes waiting.
     pub runtime: tokio::runtime::Handle,
+    /// What the plugin `prometheus` has counted.
+    pub(crate) counts: Arc<AllCounts>,
+    /// We have been told to stop, and only finish what has begun.
+    pub stopping: Arc<std::sync::atomic::AtomicBool>,
 }
 
 /// A Corefile that has been understood.
@@ -176,11 +204,35 @@ pub fn set_up(blocks: &[Block], world: &World) -> Result<Configuration, Error> {
             }
         }
     }
+    for ready in std::mem::take(&mut process.ready) {
+        let page = ready.page(&process.named, &world.stopping);
+        process.pages.push((ready.address, page));
+    }
+    tell_plugins(&chains, world);
     let servers = chains.into_iter().map(|(listen, (chains, timeouts))| {
         let routes = Arc::new(Routes::new(listen.label().into(), chains));
         (listen, Server { routes, timeouts })
     });
     Ok(Configuration { servers: servers.collect(), process })
+}
+
+/// `coredns_plugin_enabled`, for chains that are counted at all.
+fn tell_plugins(chains: &BTreeMap<Listen, (Vec<Arc<Chain>>, Timeouts)>, world: &World) {
+    for chain in chains.values().flat_map(|(chains, _)| chains) {
+        if !chain.links().iter().any(|link| link.name == "prometheus") {
+            continue;
+        }
+        for link in chain.links() {
+            let labels = [
+                ("server", &*chain.server),
+                ("zone", &*chain.zone_label),
+                ("view", &*chain.view),
+                ("name", link.name),
+            ];
+            let help = "A metric that indicates whether a plugin is enabled on per server and zone basis.";
+            world.metrics.gauge("coredns_plugin_enabled", help, &labels).set(1);
+        }
+    }
 }
 
 /// The addresses that a block listens on.
@@ -270,6 +322,7 @@ fn set_up_block(
         let mut setting = Setting { lines: &lines, block: &mut settings, process: &mut *process, world };
         if let Some(plugin) = set_up(&mut setting)? {
             process.plugins.push(plugin.clone());
+            process.named.push((kind.name, plugin.clone()));
             links.push(Link { name: kind.name, plugin });
         }
     }

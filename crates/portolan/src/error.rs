@@ -26,6 +26,9 @@ pub(crate) enum Error {
     /// The kernel was not to be read or changed.
     #[error(transparent)]
     Plane(#[from] dataplane::Error),
+    /// The DNS server does not start.
+    #[error(transparent)]
+    Dns(#[from] ::dns::instance::Error),
     /// Namespaces, or what is in them, were not to be had.
     #[error(transparent)]
     Lab(#[from] lab::Error),

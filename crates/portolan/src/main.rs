@@ -5,6 +5,7 @@ mod bench;
 mod cleanup;
 mod daemon;
 mod demo;
+mod dns;
 mod doctor;
 mod error;
 mod health_ports;
@@ -25,6 +26,8 @@ mod trace;
 
 use clap::{Parser, Subcommand};
 use error::Error;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// The Service layer of a Kubernetes node: routes what kube-proxy routes, names what CoreDNS names
@@ -45,13 +48,32 @@ enum Command {
     Show(show::Arguments),
     Cleanup(cleanup::Arguments),
     Trace(trace::Arguments),
+    /// Answer DNS questions as CoreDNS does: its Corefile, its flags (`portolan dns -help`), its signals
+    #[command(disable_help_flag = true)]
+    Dns(DnsArguments),
 }
+
+/// CoreDNS' flags are spelled as Go spells them, so they are read elsewhere.
+#[derive(clap::Args)]
+struct DnsArguments {
+    /// CoreDNS' flags
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+    flags: Vec<OsString>,
+}
+
+/// The name under which the program is CoreDNS.
+const COREDNS: &str = "coredns";
 
 fn main() -> ExitCode {
     // Images link us under the names of the programs that we replace.
-    let mut arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
-    let name = arguments.next().unwrap_or_default();
-    if name.rsplit('/').next() == Some(kube_proxy::NAME) {
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_default();
+    let name = Path::new(&name).file_name();
+    if name == Some(OsStr::new(COREDNS)) {
+        return finish(dns::run(words.collect()));
+    }
+    if name == Some(OsStr::new(kube_proxy::NAME)) {
+        let arguments = words.map(|argument| argument.to_string_lossy().into_owned());
         return kube_proxy::run(arguments).unwrap_or_else(|error| {
             output::error(&error);
             // kube-proxy has no other code for it.
@@ -69,7 +91,12 @@ fn main() -> ExitCode {
         Command::Show(arguments) => show::run(&arguments),
         Command::Cleanup(_) => cleanup::run(),
         Command::Trace(arguments) => trace::run(arguments),
+        Command::Dns(DnsArguments { flags }) => dns::run(flags),
     };
+    finish(done)
+}
+
+fn finish(done: Result<ExitCode, Error>) -> ExitCode {
     done.unwrap_or_else(|error| {
         output::error(&error);
         ExitCode::from(output::CANNOT)

@@ -23,10 +23,16 @@
 //! 6. Its line in the list below says where in the chain it stands; its section in `docs/dns.md` says
 //!    what it does. A test compares the two.
 
+mod bind;
 mod bufsize;
 mod debug;
 mod errors;
+mod health;
+mod loadbalance;
 mod log;
+pub(crate) mod prometheus;
+pub(crate) mod ready;
+mod reload;
 mod root;
 mod whoami;
 
@@ -76,17 +82,17 @@ pub const PLUGINS: &[Kind] = &[
     not_built("https3"),
     not_built("timeouts"),
     not_built("multisocket"),
-    not_built("reload"),
+    built("reload", reload::set_up),
     not_built("nsid"),
     built("bufsize", bufsize::set_up),
-    not_built("bind"),
+    built("bind", bind::set_up),
     built("debug", debug::set_up),
     not_built("trace"),
-    not_built("ready"),
-    not_built("health"),
+    built("ready", ready::set_up),
+    built("health", health::set_up),
     not_built("pprof"),
     not_built("shed"),
-    not_built("prometheus"),
+    built("prometheus", prometheus::set_up),
     built("errors", errors::set_up),
     built("log", log::set_up),
     not_built("dnstap"),
@@ -94,7 +100,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("dns64"),
     not_built("any"),
     not_built("chaos"),
-    not_built("loadbalance"),
+    built("loadbalance", loadbalance::set_up),
     not_built("tsig"),
     not_built("rewrite"),
     not_built("autopath"),
@@ -126,6 +132,11 @@ pub const PLUGINS: &[Kind] = &[
     not_built("view"),
     not_built("nomad"),
 ];
+
+/// The names of those that are built.
+pub fn built_names() -> impl Iterator<Item = &'static str> {
+    PLUGINS.iter().filter(|kind| matches!(kind.set_up, SetUp::Built(_))).map(|kind| kind.name)
+}
 
 #[cfg(test)]
 mod tests {

@@ -22,12 +22,7 @@ impl Surroundings for Nothing {
 /// The servers of a Corefile with their zones and plugins, or the error.
 fn shown(text: &str) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let world = World {
-        metrics: Arc::default(),
-        clusters: Arc::new(NoClusters),
-        dns_port: 53,
-        runtime: runtime.handle().clone(),
-    };
+    let world = World::new(Arc::new(NoClusters), 53, runtime.handle().clone());
     let configuration = parse("Corefile", text, &Nothing).and_then(|blocks| set_up(&blocks, &world));
     match configuration {
         Err(error) => error.to_string(),

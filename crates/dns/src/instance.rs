@@ -1,0 +1,412 @@
+//! A running server: started from a Corefile, reloaded without a dropped question, stopped without
+//! one.
+//!
+//! Sockets belong to addresses, not to configurations: a reload opens those that are new, swaps what
+//! the others serve, and only then closes those that nobody asks for any more. What fails on the
+//! way leaves everything as it was.
+
+use crate::corefile::{self, Surroundings};
+use crate::http::{Http, Pages};
+use crate::metrics::Counter;
+use crate::say;
+use crate::setup::{Configuration, Listen, ProcessSettings, Server, World, set_up};
+use crate::tcp::Tcp;
+use crate::udp::Udp;
+use arc_swap::ArcSwap;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+
+/// The runtime carries streams, upstream queries and pages: what waits, not what computes.
+const RUNTIME_THREADS_MAX: usize = 2;
+/// Questions that wait for an answer have so long when we stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why a server does not start, or goes on as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The Corefile cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The Corefile is wrong.
+    #[error(transparent)]
+    Corefile(#[from] corefile::Error),
+    /// An address cannot be listened on.
+    #[error("listen on {address}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// There are no threads to be had.
+    #[error("start threads")]
+    Threads(#[source] io::Error),
+}
+
+/// What can be told to a server that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Read the Corefile again.
+    Reload,
+    /// Stop, and say so for as long as `health` wants first (SIGTERM).
+    Stop,
+    /// Stop now (SIGINT).
+    StopNow,
+}
+
+/// Where the Corefile comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// There is none: this is what counts, under this name.
+    Text(&'static str, String),
+}
+
+impl Source {
+    fn read(&self) -> Result<(String, String), Error> {
+        match self {
+            Source::Text(name, text) => Ok(((*name).to_owned(), text.clone())),
+            Source::File(path) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|source| Error::Read { path: path.clone(), source })?;
+                Ok((path.to_string_lossy().into_owned(), text))
+            }
+        }
+    }
+}
+
+/// What a server is started with.
+pub struct Options {
+    /// The Corefile.
+    pub corefile: Source,
+    /// The port of servers whose key names none.
+    pub dns_port: u16,
+    /// Where clusters come from.
+    pub clusters: Arc<dyn crate::cluster::ClusterSource>,
+    /// Say nothing about the start.
+    pub quiet: bool,
+}
+
+/// An address at work.
+struct Serving {
+    server: Arc<ArcSwap<Server>>,
+    udp: Udp,
+    tcp: Tcp,
+}
+
+/// A running server.
+pub struct Instance {
+    options: Options,
+    world: World,
+    serving: BTreeMap<Listen, Serving>,
+    pages: BTreeMap<SocketAddr, Http>,
+    process: ProcessSettings,
+    /// The Corefile with all that it imports, as it was read last.
+    blocks: Vec<corefile::Block>,
+    stopping: Arc<AtomicBool>,
+    reloads_failed: Arc<Counter>,
+    // Last, so that it outlives what runs on it.
+    runtime: Runtime,
+}
+
+/// The world outside: files and the environment.
+struct Outside;
+
+impl Surroundings for Outside {
+    fn find(&self, pattern: &Path) -> io::Result<Vec<PathBuf>> {
+        let name = pattern.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(at) = name.find(['*', '?']) else {
+            // A wildcard in a directory's name, which CoreDNS would follow.
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a wildcard only in the last part of a path",
+            ));
+        };
+        let (start, end) = name.split_at(at);
+        let (one, end) = (end.starts_with('?'), end.get(1..).unwrap_or_default());
+        let directory =
+            pattern.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let entries = match std::fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let Some(text) = name.to_str() else { continue };
+            let middle = text.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+            if middle.is_some_and(|middle| !one || middle.chars().count() == 1) {
+                found.push(directory.join(&name));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn read(&self, path: &Path) -> io::Result<String> {
+        std::fs::read_to_string(path)
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+}
+
+impl Instance {
+    /// Starts a server.
+    pub fn start(options: Options) -> Result<Instance, Error> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(cores.min(RUNTIME_THREADS_MAX))
+            .thread_name("runtime")
+            .enable_all()
+            .build()
+            .map_err(Error::Threads)?;
+        let world = World::new(options.clusters.clone(), options.dns_port, runtime.handle().clone());
+        let reloads_failed = world.metrics.counter(
+            "coredns_reload_failed_total",
+            "Counter of the number of failed reload attempts.",
+            &[],
+        );
+        let stopping = world.stopping.clone();
+        let mut instance = Instance {
+            options,
+            world,
+            serving: BTreeMap::new(),
+            pages: BTreeMap::new(),
+            process: ProcessSettings::default(),
+            blocks: Vec::new(),
+            stopping,
+            reloads_failed,
+            runtime,
+        };
+        let blocks = instance.read()?;
+        instance.put_in_force(blocks)?;
+        if !instance.options.quiet {
+            instance.tell();
+        }
+        Ok(instance)
+    }
+
+    /// Runs until told to stop.
+    pub fn run(mut self, events: &Receiver<Event>) {
+        let mut look = self.next_look();
+        loop {
+            let event = match look {
+                Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
+                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match event {
+                Ok(Event::Reload) => self.reload(true),
+                Err(RecvTimeoutError::Timeout) => self.reload(false),
+                Ok(Event::Stop) => {
+                    let lameduck = self.process.lameduck;
+                    return self.stop(lameduck, events);
+                }
+                Ok(Event::StopNow) | Err(RecvTimeoutError::Disconnected) => {
+                    return self.stop(Duration::ZERO, events);
+                }
+            }
+            look = self.next_look();
+        }
+    }
+
+    /// The addresses that datagrams are taken at, with the ports that they were given.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.serving.values().map(|serving| serving.udp.local).collect()
+    }
+
+    fn read(&self) -> Result<Vec<corefile::Block>, Error> {
+        let (name, text) = self.options.corefile.read()?;
+        Ok(corefile::parse(&name, &text, &Outside)?)
+    }
+
+    /// When to look whether the Corefile has changed.
+    fn next_look(&self) -> Option<Instant> {
+        let (interval, jitter) = self.process.reload?;
+        Some(Instant::now() + interval + jitter.mul_f64(crate::random::fraction()))
+    }
+
+    fn reload(&mut self, asked_for: bool) {
+        let blocks = match self.read() {
+            Ok(blocks) if !asked_for && blocks == self.blocks => return,
+            Ok(blocks) => blocks,
+            Err(error) => return self.reload_failed(&error),
+        };
+        say::info(format_args!("Reloading"));
+        // Not tried again until it is another one.
+        let read = blocks.clone();
+        match self.put_in_force(blocks) {
+            Ok(()) => say::info(format_args!("Reloading complete")),
+            Err(error) => {
+                self.blocks = read;
+                self.reload_failed(&error);
+            }
+        }
+    }
+
+    fn reload_failed(&self, error: &Error) {
+        self.reloads_failed.count();
+        let mut text = error.to_string();
+        if let Some(source) = std::error::Error::source(error) {
+            text.push_str(&format!(": {source}"));
+        }
+        say::error(format_args!("Corefile changed but reload failed: {text}; what was in force stays"));
+    }
+
+    fn put_in_force(&mut self, blocks: Vec<corefile::Block>) -> Result<(), Error> {
+        let Configuration { servers, process } = set_up(&blocks, &self.world)?;
+        let handle = self.runtime.handle().clone();
+        let opened = self.open(&servers, &process);
+        let (fresh, pages) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                process.plugins.iter().for_each(|plugin| plugin.stop());
+                return Err(error);
+            }
+        };
+        {
+            let _inside = handle.enter();
+            process.plugins.iter().for_each(|plugin| plugin.clone().start());
+        }
+        say::set_debug(process.debug);
+        self.wait_until_ready(&process);
+        for (listen, server) in &servers {
+            if let Some(serving) = self.serving.get(listen) {
+                serving.server.store(Arc::new(server.clone()));
+            }
+        }
+        self.serving.extend(fresh);
+        self.set_pages(pages, &process);
+        let gone: Vec<Listen> =
+            self.serving.keys().filter(|listen| !servers.contains_key(listen)).copied().collect();
+        for listen in gone {
+            if let Some(serving) = self.serving.remove(&listen) {
+                self.close(serving);
+            }
+        }
+        let old = std::mem::replace(&mut self.process, process);
+        old.plugins.iter().for_each(|plugin| plugin.stop());
+        self.blocks = blocks;
+        Ok(())
+    }
+
+    /// Opens what is new: nothing that is at work is touched.
+    #[allow(clippy::type_complexity, reason = "two maps that are put in their places at once")]
+    fn open(
+        &self,
+        servers: &BTreeMap<Listen, Server>,
+        process: &ProcessSettings,
+    ) -> Result<(BTreeMap<Listen, Serving>, BTreeMap<SocketAddr, Http>), Error> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = process.sockets.unwrap_or(cores);
+        let handle = self.runtime.handle();
+        let mut fresh = BTreeMap::new();
+        for (listen, server) in servers {
+            if self.serving.contains_key(listen) {
+                continue;
+            }
+            let failed = |source| Error::Listen { address: listen.label(), source };
+            let server = Arc::new(ArcSwap::from_pointee(server.clone()));
+            let udp = Udp::start(listen.address, listen.port, threads, &server, handle).map_err(failed)?;
+            let tcp = Tcp::start(listen.address, udp.local.port(), &server, handle).map_err(failed)?;
+            fresh.insert(*listen, Serving { server, udp, tcp });
+        }
+        let mut pages = BTreeMap::new();
+        for (address, all) in pages_by_address(process) {
+            if self.pages.contains_key(&address) {
+                continue;
+            }
+            let failed = |source| Error::Listen { address: address.to_string(), source };
+            pages.insert(address, Http::start(address, all, handle).map_err(failed)?);
+        }
+        Ok((fresh, pages))
+    }
+
+    fn set_pages(&mut self, fresh: BTreeMap<SocketAddr, Http>, process: &ProcessSettings) {
+        let mut wanted = pages_by_address(process);
+        self.pages.retain(|address, http| match wanted.remove(address) {
+            Some(pages) => {
+                http.set(pages);
+                true
+            }
+            None => false,
+        });
+        self.pages.extend(fresh);
+    }
+
+    /// Gives plugins the time that they ask for before anything is answered by them.
+    fn wait_until_ready(&self, process: &ProcessSettings) {
+        let began = Instant::now();
+        while began.elapsed() < process.startup_patience {
+            if process.plugins.iter().all(|plugin| plugin.is_ready()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn close(&self, serving: Serving) {
+        self.runtime.block_on(serving.tcp.stop());
+        serving.udp.stop();
+    }
+
+    /// What is served, as CoreDNS writes it.
+    fn tell(&self) {
+        for (listen, serving) in &self.serving {
+            for chain in serving.server.load().routes.chains() {
+                let port = serving.udp.local.port();
+                let on = listen.address.map(|address| format!(" on {address}")).unwrap_or_default();
+                say::plain(format!("{}:{port}{on}\n", chain.zone_label));
+            }
+        }
+        say::plain(format!("Portolan-{}\n", env!("CARGO_PKG_VERSION")));
+    }
+
+    fn stop(mut self, lameduck: Duration, events: &Receiver<Event>) {
+        self.stopping.store(true, Ordering::Relaxed);
+        if !lameduck.is_zero() {
+            say::info(format_args!("Going into lameduck mode for {lameduck:?}"));
+            let end = Instant::now() + lameduck;
+            // SIGINT cuts it short; all else has no meaning any more.
+            while let Ok(event) = events.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                if event == Event::StopNow {
+                    break;
+                }
+            }
+        }
+        for (_, serving) in std::mem::take(&mut self.serving) {
+            self.close(serving);
+        }
+        let began = Instant::now();
+        while crate::udp::pending() > 0 && began.elapsed() < GRACE {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.process.plugins.iter().for_each(|plugin| plugin.stop());
+        say::flush();
+        self.runtime.shutdown_background();
+    }
+}
+
+fn pages_by_address(process: &ProcessSettings) -> BTreeMap<SocketAddr, Pages> {
+    let mut pages: BTreeMap<SocketAddr, Pages> = BTreeMap::new();
+    for (address, page) in &process.pages {
+        pages.entry(*address).or_default().insert(page.path, page.clone());
+    }
+    pages
+}

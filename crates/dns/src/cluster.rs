@@ -4,15 +4,18 @@
 //! the server decides what that means (a directory of manifests, the API server, the proxy's own
 //! model) and delivers from a thread of its own.
 
-use model::Change;
+use model::{Change, ObjectName};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Some changes, in order.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// What has changed.
     pub changes: Vec<Change>,
+    /// When what slices among them tell of happened, by their Services, where they say so.
+    pub triggers: Vec<(ObjectName, SystemTime)>,
     /// With this batch, all that was there at the start has been handed over. True from then on.
     pub synced: bool,
 }
@@ -28,12 +31,6 @@ pub struct Wanted {
     pub tls: Option<[PathBuf; 3]>,
     /// `kubeconfig FILE [CONTEXT]`.
     pub kubeconfig: Option<(PathBuf, Option<String>)>,
-    /// `apiserver_qps`, as it stands in the Corefile.
-    pub qps: Option<String>,
-    /// `apiserver_burst`.
-    pub burst: Option<u32>,
-    /// `apiserver_max_inflight`.
-    pub in_flight_max: Option<u32>,
     /// Names of pods behind endpoints (`endpoint_pod_names`).
     pub pod_names: bool,
     /// Pods themselves (`pods verified`, `autopath`).
@@ -42,8 +39,6 @@ pub struct Wanted {
     pub service_labels: bool,
     /// No endpoints at all (`noendpoints`).
     pub no_endpoints: bool,
-    /// ServiceImports and their endpoints (`multicluster`).
-    pub imports: bool,
 }
 
 /// Takes batches. False ends the stream.

@@ -5,6 +5,7 @@ use crate::chain::{Chain, Link, Plugin, Routes};
 use crate::cluster::ClusterSource;
 use crate::corefile::{Block, Error, Key, Line, Scheme, Word};
 use crate::metrics::Metrics;
+use crate::plugin::kubernetes::Known;
 use crate::plugin::prometheus::AllCounts;
 use crate::plugin::ready::ReadyPage;
 use crate::plugin::{PLUGINS, SetUp};
@@ -70,6 +71,7 @@ impl World {
             clusters,
             dns_port,
             runtime,
+            known: Known::default(),
             counts: Arc::default(),
             stopping: Arc::default(),
         };
@@ -137,6 +139,8 @@ pub struct World {
     pub dns_port: u16,
     /// The runtime for what takes waiting.
     pub runtime: tokio::runtime::Handle,
+    /// The clusters that are open.
+    pub(crate) known: Known,
     /// What the plugin `prometheus` has counted.
     pub(crate) counts: Arc<AllCounts>,
     /// We have been told to stop, and only finish what has begun.

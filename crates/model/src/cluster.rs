@@ -353,6 +353,11 @@ impl Cluster {
         self.namespaces.values()
     }
 
+    /// One pod.
+    pub fn pod(&self, name: &ObjectName) -> Option<&Arc<Pod>> {
+        self.pods.get(name.words())
+    }
+
     /// All pods, in no order.
     pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
         self.pods.iter()

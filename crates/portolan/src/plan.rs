@@ -62,7 +62,7 @@ pub(crate) fn run(mut arguments: Arguments) -> Result<ExitCode, Error> {
     }
     let node::Prepared { settings, mode, options, .. } = arguments.this_node.prepare()?;
     let mut cluster = Cluster::new();
-    let problems = watch::load_each(&arguments.manifests, Keep { names: false }, |object| {
+    let problems = watch::load_each(&arguments.manifests, Keep::default(), |object| {
         cluster.apply(Change::Apply(object));
     })?;
     problems.iter().for_each(output::warning);

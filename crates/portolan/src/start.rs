@@ -88,7 +88,7 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
         }
         sender.send(Event::Changes(batch)).is_ok()
     };
-    let keep = Keep { names: false };
+    let keep = Keep::default();
     let node = settings.node_name.clone();
     let source = match from {
         From::Manifests(path) => Source::Directory(Directory::watch(&path, keep, deliver)?),

@@ -121,7 +121,7 @@ fn expected(server: &ApiServer) -> Cluster {
             || object["kind"] == "Node" && object.pointer("/metadata/name") != Some(&json!(NODE));
         if !foreign {
             let text = object.to_string();
-            let loaded = watch::parse("expected".as_ref(), text.as_bytes(), Keep { names: false });
+            let loaded = watch::parse("expected".as_ref(), text.as_bytes(), Keep::default());
             loaded.objects.into_iter().for_each(|object| drop(cluster.apply(Change::Apply(object))));
         }
     }
@@ -277,7 +277,7 @@ fn check(case: &Case, options: ApiOptions) {
     if !later {
         put();
     }
-    let follower = Follower::new(&server, Keep { names: false }, WAITS);
+    let follower = Follower::new(&server, Keep::default(), WAITS);
     if *later {
         follower.until_right(&server, name);
         put();
@@ -319,7 +319,7 @@ fn with_pages() {
 #[test]
 fn the_server_goes_away_and_comes_back() {
     let server = server(ApiOptions::default());
-    let follower = Follower::new(&server, Keep { names: false }, WAITS);
+    let follower = Follower::new(&server, Keep::default(), WAITS);
     follower.until_right(&server, "the start");
     for round in 0..5 {
         server.go_away();
@@ -338,7 +338,7 @@ fn the_server_goes_away_and_comes_back() {
 #[test]
 fn history_is_forgotten() {
     let server = server(ApiOptions::default());
-    let follower = Follower::new(&server, Keep { names: false }, WAITS);
+    let follower = Follower::new(&server, Keep::default(), WAITS);
     follower.until_right(&server, "the start");
     server.remove("Service", "shop", "web-5");
     server.set(service("late", 120));
@@ -353,7 +353,7 @@ fn history_is_forgotten() {
 fn storage_is_put_back() {
     let server = server(ApiOptions::default());
     let (old, version) = (server.objects(), server.version());
-    let follower = Follower::new(&server, Keep { names: false }, WAITS);
+    let follower = Follower::new(&server, Keep::default(), WAITS);
     server.set(service("after-the-backup", 130));
     server.remove("Service", "shop", "web-6");
     follower.until_right(&server, "the start");
@@ -366,7 +366,7 @@ fn storage_is_put_back() {
 #[test]
 fn a_watch_that_hangs_for_ever() {
     let server = server(ApiOptions::default());
-    let follower = Follower::new(&server, Keep { names: false }, WAITS);
+    let follower = Follower::new(&server, Keep::default(), WAITS);
     follower.until_right(&server, "the start");
     // The next watches answer with a head and nothing else; what happens meanwhile is not told.
     for _ in 0..3 {
@@ -383,7 +383,7 @@ fn what_may_be_missing_is_gone_without() {
     let server = server(ApiOptions::default());
     server.fault("/servicecidrs", Fault::Refuse(404, "NotFound", "no such resource"));
     server.fault("/nodes", Fault::Refuse(403, "Forbidden", "not for you"));
-    let follower = Follower::new(&server, Keep { names: false }, WAITS);
+    let follower = Follower::new(&server, Keep::default(), WAITS);
     follower.until("all that can be had is", |seen| seen.loaded);
     let seen = follower.seen.lock().expect("nobody panicked");
     assert_eq!((seen.cluster.services().len(), seen.cluster.nodes().count()), (20, 0));
@@ -399,7 +399,7 @@ fn secrets() {
     ];
     for options in cases {
         let server = server(options.clone());
-        let follower = Follower::new(&server, Keep { names: false }, WAITS);
+        let follower = Follower::new(&server, Keep::default(), WAITS);
         follower.until_right(&server, &format!("{options:?}"));
     }
     // Who is not believed is not talked to, and who shows nothing is not let in.
@@ -412,7 +412,7 @@ fn secrets() {
         theirs["clusters"][0]["cluster"]["certificate-authority-data"].clone();
     nobody["users"][0]["user"] = json!({});
     for (kubeconfig, message) in [(stranger, "invalid peer certificate"), (nobody, "ask: ")] {
-        let follower = Follower::with(&kubeconfig.to_string(), Keep { names: false }, WAITS);
+        let follower = Follower::with(&kubeconfig.to_string(), Keep::default(), WAITS);
         follower.until(message, |seen| seen.problems.iter().any(|problem| problem.contains(message)));
         assert!(!follower.seen.lock().expect("nobody panicked").loaded);
     }
@@ -427,7 +427,7 @@ fn tokens_are_renewed() {
     std::fs::write(&file, "first\n").expect("a token");
     let mut kubeconfig: Value = serde_json::from_str(&server.kubeconfig()).expect("JSON");
     kubeconfig["users"][0]["user"] = json!({ "tokenFile": file });
-    let follower = Follower::with(&kubeconfig.to_string(), Keep { names: false }, WAITS);
+    let follower = Follower::with(&kubeconfig.to_string(), Keep::default(), WAITS);
     follower.until_right(&server, "the first token");
     server.set_token("second");
     server.cut();
@@ -444,7 +444,7 @@ fn tokens_are_renewed() {
         "apiVersion": "client.authentication.k8s.io/v1", "command": script, "args": null,
         "env": [{"name": "TOKEN", "value": file}], "interactiveMode": "Never",
     }});
-    let follower = Follower::with(&kubeconfig.to_string(), Keep { names: false }, WAITS);
+    let follower = Follower::with(&kubeconfig.to_string(), Keep::default(), WAITS);
     follower.until_right(&server, "the command's token");
     std::fs::write(&file, "third").expect("a token");
     server.set_token("third");
@@ -461,7 +461,7 @@ fn objects_that_make_no_sense_cost_themselves() {
     bad["spec"]["clusterIP"] = "10.96.0.300".into();
     bad["spec"]["clusterIPs"] = json!(["10.96.0.300"]);
     server.set(bad);
-    let follower = Follower::new(&server, Keep { names: false }, WAITS);
+    let follower = Follower::new(&server, Keep::default(), WAITS);
     follower.until("the others are there", |seen| seen.loaded && seen.cluster.services().len() == 20);
     let count =
         |seen: &Seen| seen.problems.iter().filter(|problem| problem.contains("Service shop/bad")).count();
@@ -490,7 +490,7 @@ fn names_ask_for_more() {
     server.set(
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {"a": "b"}}}),
     );
-    let follower = Follower::new(&server, Keep { names: true }, WAITS);
+    let follower = Follower::new(&server, Keep { names: true, ..Keep::default() }, WAITS);
     follower.until("all is there", |seen| seen.loaded);
     let seen = follower.seen.lock().expect("nobody panicked");
     assert_eq!((seen.cluster.services().len(), seen.cluster.namespaces().count()), (22, 1));
@@ -499,7 +499,7 @@ fn names_ask_for_more() {
 #[test]
 fn moments_of_slices_are_handed_over() {
     let server = server(ApiOptions::default());
-    let follower = Follower::new(&server, Keep { names: false }, WAITS);
+    let follower = Follower::new(&server, Keep::default(), WAITS);
     follower.until_right(&server, "the start");
     let before = follower.seen.lock().expect("nobody panicked").triggers;
     server.set(slice("web-1", "web-1-x", &[55]));

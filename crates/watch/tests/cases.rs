@@ -34,7 +34,7 @@ fn check(manifest: PathBuf) -> Result<(), Failed> {
 }
 
 fn render(manifest: &Path) -> Result<String, Failed> {
-    let loaded = load(manifest, Keep { names: true })?;
+    let loaded = load(manifest, Keep::ALL)?;
     let mut out = String::new();
     for object in loaded.objects {
         writeln!(out, "{object:#?}")?;

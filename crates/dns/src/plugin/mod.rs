@@ -28,6 +28,7 @@ mod bufsize;
 mod debug;
 mod errors;
 mod health;
+pub(crate) mod kubernetes;
 mod loadbalance;
 mod log;
 pub(crate) mod prometheus;
@@ -117,7 +118,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("azure"),
     not_built("clouddns"),
     not_built("k8s_external"),
-    not_built("kubernetes"),
+    built("kubernetes", kubernetes::set_up),
     not_built("file"),
     not_built("auto"),
     not_built("secondary"),

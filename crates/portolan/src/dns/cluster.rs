@@ -1,39 +1,60 @@
-//! Where the names of a cluster come from: a directory of manifests.
+//! Where the names of a cluster come from: a directory of manifests, or the API server.
 
 use ::dns::cluster::{Batch, ClusterSource, Deliver, Stream, Wanted};
 use std::sync::Arc;
-use watch::{Directory, Keep, Severity};
+use watch::{Access, Api, Directory, Keep, Severity};
 
 /// The sources that this program has.
 pub(crate) struct Clusters;
 
-/// A directory that is watched. Dropping it ends the watch.
-struct Manifests {
-    _directory: Directory,
+/// A watch. Dropping it ends it.
+struct Held<T> {
+    _watch: T,
 }
 
-impl Stream for Manifests {}
+impl<T: Send + Sync> Stream for Held<T> {}
 
 impl ClusterSource for Clusters {
     fn open(&self, wanted: &Wanted, mut deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
-        let Some(path) = &wanted.manifests else {
-            return Err(
-                "the API server as a source is not built: name a directory with `manifests DIR`".into()
-            );
+        let keep = Keep {
+            names: true,
+            pod_names: wanted.pod_names,
+            labels: wanted.service_labels,
+            pods: wanted.pods,
         };
         let deliver = move |batch: watch::Batch| {
-            for problem in &batch.problems {
+            let watch::Batch { changes, triggers, problems, loaded, errors: _ } = batch;
+            for problem in problems {
                 match problem.severity {
                     Severity::Error => ::dns::say::error(format_args!("plugin/kubernetes: {problem}")),
                     Severity::Notice => ::dns::say::info(format_args!("plugin/kubernetes: {problem}")),
                 }
             }
-            deliver(Batch { changes: batch.changes, synced: batch.loaded })
+            deliver(Batch { changes, triggers, synced: loaded })
         };
-        let directory = Directory::watch(path, Keep { names: true }, deliver).map_err(|error| {
-            let source = std::error::Error::source(&error);
-            source.map_or(error.to_string(), |source| format!("{error}: {source}"))
-        })?;
-        Ok(Arc::new(Manifests { _directory: directory }))
+        let said = |error: watch::Error| crate::output::chain(&error);
+        if let Some(path) = &wanted.manifests {
+            let watch = Directory::watch(path, keep, deliver).map_err(said)?;
+            return Ok(Arc::new(Held { _watch: watch }));
+        }
+        let access = access(wanted)?;
+        let count = Arc::new(|_| ());
+        let watch = Api::watch(access, "", keep, count, deliver).map_err(said)?;
+        Ok(Arc::new(Held { _watch: watch }))
     }
+}
+
+fn access(wanted: &Wanted) -> Result<Access, String> {
+    if wanted.tls.is_some() {
+        return Err("option tls is not built: name a kubeconfig".into());
+    }
+    let (path, context) = match &wanted.kubeconfig {
+        Some((_, Some(_))) => {
+            return Err("a context of a kubeconfig is not built: its current one counts".into());
+        }
+        Some((path, None)) => (Some(path.as_path()), None::<()>),
+        None => (None, None),
+    };
+    let _ = context;
+    Access::find(path, wanted.endpoint.as_deref()).map_err(|error| crate::output::chain(&error))
 }

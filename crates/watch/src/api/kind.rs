@@ -16,8 +16,8 @@ pub(super) struct Resource {
 }
 
 /// What is asked for. Where names are wanted too, headless Services and their endpoints are needed,
-/// and the namespaces' labels; one watch then serves both. (Pods would be one more line here, and a
-/// word in [`Keep`].)
+/// and the namespaces' labels; one watch then serves both. Without a node there are
+/// no routes: a DNS server need not, and mostly may not, read Nodes and ServiceCIDRs.
 pub(super) fn resources(node: &str, keep: Keep) -> Vec<Resource> {
     let routes_only = !keep.names;
     let mut resources = vec![
@@ -54,6 +54,9 @@ pub(super) fn resources(node: &str, keep: Keep) -> Vec<Resource> {
             optional: true,
         },
     ];
+    if node.is_empty() {
+        resources.retain(|resource| !matches!(resource.kind, Kind::Node | Kind::ServiceCidr));
+    }
     if keep.names {
         resources.push(Resource {
             kind: Kind::Namespace,
@@ -61,6 +64,16 @@ pub(super) fn resources(node: &str, keep: Keep) -> Vec<Resource> {
             plural: "Namespaces",
             labels: None,
             fields: None,
+            optional: false,
+        });
+    }
+    if keep.pods {
+        resources.push(Resource {
+            kind: Kind::Pod,
+            path: "/api/v1/pods",
+            plural: "Pods",
+            labels: None,
+            fields: Some("status.phase!=Succeeded,status.phase!=Failed".to_owned()),
             optional: false,
         });
     }
@@ -111,7 +124,7 @@ mod tests {
             resources("node-a", keep).iter().map(|resource| resource.selectors(true)).collect()
         };
         assert_eq!(
-            selectors(Keep { names: false }),
+            selectors(Keep::default()),
             [
                 "labelSelector=%21service.kubernetes.io%2Fservice-proxy-name&fieldSelector=spec.clusterIP%21%3DNone",
                 "labelSelector=%21service.kubernetes.io%2Fheadless",
@@ -119,8 +132,19 @@ mod tests {
                 "",
             ]
         );
-        assert_eq!(selectors(Keep { names: true }), ["", "", "fieldSelector=metadata.name%3Dnode-a", "", ""]);
-        let services = &resources("n", Keep { names: false })[0];
+        assert_eq!(
+            selectors(Keep::ALL),
+            [
+                "",
+                "",
+                "fieldSelector=metadata.name%3Dnode-a",
+                "",
+                "",
+                "fieldSelector=status.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed"
+            ]
+        );
+        assert_eq!(resources("", Keep { names: true, ..Keep::default() }).len(), 3);
+        let services = &resources("n", Keep::default())[0];
         assert_eq!(services.selectors(false), "labelSelector=%21service.kubernetes.io%2Fservice-proxy-name");
     }
 }

@@ -45,7 +45,8 @@ pub struct Api {
 
 impl Api {
     /// Begins to watch. What is there now is handed over first, in many batches, the last of which is
-    /// `loaded`; then each change as it happens. `node` is the one Node that is asked for. `deliver`
+    /// `loaded`; then each change as it happens. `node` is the one Node that is asked for; an empty
+    /// name means that only names are wanted. `deliver`
     /// is called on the watch's own threads, one at a time, may block, and ends the watch by
     /// returning false.
     pub fn watch(

@@ -33,11 +33,22 @@ use std::time::SystemTime;
 pub(crate) use time::moment;
 use wire::OneMap;
 
-/// What a caller wants to know of each object.
+/// What a caller wants to know beyond what routing needs. All of it is large in a large cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// Labels of Services and the names of endpoints: of use to DNS only, and large.
+    /// What DNS needs in any case: headless Services, Namespaces, and the host names of endpoints.
     pub names: bool,
+    /// The names of the pods behind endpoints.
+    pub pod_names: bool,
+    /// The labels of Services.
+    pub labels: bool,
+    /// Pods.
+    pub pods: bool,
+}
+
+impl Keep {
+    /// Everything.
+    pub const ALL: Keep = Keep { names: true, pod_names: true, labels: true, pods: true };
 }
 
 /// Lists may hold lists, so deep.
@@ -404,7 +415,7 @@ fn behind_bad_json(text: &str) -> &str {
 
 /// Reads any bytes. Whatever they are, objects that come out make sense.
 pub(crate) fn fuzz(bytes: &[u8]) {
-    let mut reader = Reader::new(Keep { names: true });
+    let mut reader = Reader::new(Keep::ALL);
     reader.read(bytes, &mut |found| match found {
         Found::Object(Object::Service(service), _) => {
             assert!(service.cluster_ips.len() <= 2);

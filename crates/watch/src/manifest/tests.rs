@@ -7,7 +7,7 @@ use std::time::Duration;
 /// What a text holds, printed.
 fn read(text: &str) -> Vec<String> {
     let mut out = Vec::new();
-    Reader::new(Keep { names: true }).read(text.as_bytes(), &mut |found| out.push(format!("{found:?}")));
+    Reader::new(Keep::ALL).read(text.as_bytes(), &mut |found| out.push(format!("{found:?}")));
     out
 }
 

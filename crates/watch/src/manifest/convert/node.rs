@@ -53,7 +53,8 @@ impl Context<'_> {
     pub(crate) fn pod(&mut self, wire: &wire::Pod<'_>) -> Converted<Pod> {
         let wire::Pod { metadata, spec, status } = wire;
         let name = self.object_name(metadata, SUBDOMAIN_MAX)?;
-        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        if ended || !self.keep.pods {
             return Ok(None);
         }
         let mut addresses = Vec::new();

@@ -40,7 +40,7 @@ impl Context<'_> {
             internal_policy: self.policy("spec.internalTrafficPolicy", &spec.internal_traffic_policy),
             health_check_node_port: self.health_check_node_port(spec, &kind, external_policy),
             publish_not_ready: spec.publish_not_ready_addresses,
-            labels: if self.keep.names { self.labels(&metadata.labels) } else { Default::default() },
+            labels: if self.keep.labels { self.labels(&metadata.labels) } else { Default::default() },
             annotations: self.our_annotations(&metadata.annotations),
             kind,
         }))

@@ -1,6 +1,7 @@
 //! EndpointSlices.
 
 use super::{Context, Converted, SUBDOMAIN_MAX, said, special};
+use crate::Keep;
 use crate::manifest::time;
 use crate::manifest::wire::{self, TRIGGER_ANNOTATION};
 use model::{Conditions, Endpoint, Family, Hints, Identity, Name, Place, Slice, SlicePort};
@@ -97,7 +98,7 @@ impl Context<'_> {
                 terminating: terminating.unwrap_or(false),
             },
             place: self.place(wire),
-            identity: if self.keep.names { identity(wire) } else { None },
+            identity: identity(wire, self.keep),
         })
     }
 
@@ -111,10 +112,10 @@ impl Context<'_> {
     }
 }
 
-fn identity(wire: &wire::Endpoint<'_>) -> Option<Box<Identity>> {
-    let is_pod = wire.target_ref.kind.as_deref() == Some("Pod");
+fn identity(wire: &wire::Endpoint<'_>, keep: Keep) -> Option<Box<Identity>> {
+    let is_pod = keep.pod_names && wire.target_ref.kind.as_deref() == Some("Pod");
     let identity = Identity {
-        hostname: said(&wire.hostname).map(Name::from),
+        hostname: said(&wire.hostname).filter(|_| keep.names).map(Name::from),
         pod: said(&wire.target_ref.name).filter(|_| is_pod).map(Name::from),
     };
     (identity != Identity::default()).then(|| Box::new(identity))

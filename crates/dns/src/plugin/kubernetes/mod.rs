@@ -1,0 +1,101 @@
+//! `kubernetes`: the names of a cluster's Services, endpoints and pods.
+//!
+//! ```text
+//! kubernetes [ZONE…] {
+//!     manifests DIR
+//!     endpoint URL
+//!     tls CERT KEY CACERT
+//!     kubeconfig FILE [CONTEXT]
+//!     apiserver_qps QPS
+//!     apiserver_burst N
+//!     apiserver_max_inflight N
+//!     namespaces NAMESPACE…
+//!     namespace_labels EXPRESSION
+//!     labels EXPRESSION
+//!     pods disabled|insecure|verified
+//!     endpoint_pod_names
+//!     ttl SECONDS
+//!     noendpoints
+//!     zonal
+//!     fallthrough [ZONE…]
+//!     ignore empty_service
+//!     startup_timeout DURATION
+//! }
+//! ```
+//!
+//! What the answer to a question is, crate `names` knows. Here it is put between the other plugins.
+
+mod cluster;
+mod options;
+
+pub(crate) use cluster::Known;
+
+use crate::chain::{At, Later, Plugin, Step};
+use crate::corefile::Error;
+use crate::exchange::{Exchange, Outcome};
+use crate::setup::Setting;
+use cluster::Shared;
+use names::Options;
+use std::sync::Arc;
+use wire::{Class, Name, Rcode, Section};
+
+struct Kubernetes {
+    options: Options,
+    cluster: Arc<Shared>,
+}
+
+/// The name at which the zone's own records end.
+struct Target(Name);
+
+pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>>, Error> {
+    let line = setting.once()?;
+    let read = options::read(line, setting.block)?;
+    let patience = &mut setting.process.startup_patience;
+    *patience = (*patience).max(read.startup_timeout);
+    let cluster = setting.world.known.open(&read.wanted, setting.world).map_err(|what| line.error(what))?;
+    Ok(Some(Arc::new(Kubernetes { options: read.options, cluster })))
+}
+
+impl Plugin for Kubernetes {
+    fn ask(&self, exchange: &mut Exchange, at: &At<'_>) -> Step {
+        let zone = self.cluster.zone();
+        let Exchange { asked, reply, .. } = &mut *exchange;
+        if asked.question.class != Class::IN {
+            return Step::Pass;
+        }
+        match names::answer(&zone, &self.options, &asked.question, reply) {
+            names::Outcome::Records => Step::Done(Outcome::Records),
+            names::Outcome::NoData => Step::Done(Outcome::NoData),
+            names::Outcome::NoSuchName => Step::Done(Outcome::NoSuchName),
+            names::Outcome::NotOurs | names::Outcome::Pass => Step::Pass,
+            names::Outcome::Refused => Step::Done(Outcome::Refused),
+            names::Outcome::NotSynced => {
+                // It is no failure that `errors` should tell once for each question.
+                reply.rcode = Rcode::SERVFAIL;
+                Step::Done(Outcome::Given)
+            }
+            names::Outcome::Elsewhere(target) => {
+                exchange.note(at.index, Target(*target));
+                Step::Later
+            }
+        }
+    }
+
+    fn later<'a>(&'a self, exchange: &'a mut Exchange, at: &'a At<'a>) -> Later<'a, Step> {
+        Box::pin(async move {
+            if let Some(note) = exchange.take_note::<Target>(at.index) {
+                let Target(target) = *note;
+                let rtype = exchange.asked.question.rtype;
+                if let Some(found) = at.look_up(exchange, target, rtype).await {
+                    exchange.reply.extend(&found, &target, |record| record.section == Section::Answer);
+                    exchange.reply.truncated |= found.truncated;
+                }
+            }
+            Step::Done(Outcome::Records)
+        })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.cluster.zone().is_synced()
+    }
+}

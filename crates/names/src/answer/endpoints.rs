@@ -1,0 +1,125 @@
+//! The endpoints of a Service: all, one of them, or those in a zone.
+
+use super::{Asked, Found, matches, type_of, weight};
+use crate::label::{Wanted, label};
+use crate::question::Of;
+use crate::zone::Entry;
+use model::{Endpoint, Slice};
+use std::collections::HashSet;
+use std::net::IpAddr;
+use wire::{Name, Owner, Section, Type};
+
+/// One endpoint with one of its ports; without a number where its slice has none.
+struct Target<'e> {
+    endpoint: &'e Endpoint,
+    port: Option<u16>,
+}
+
+impl Asked<'_> {
+    /// A headless Service, or endpoints of any.
+    pub(super) fn endpoints(&mut self, of: &Of<'_>, entry: &Entry, owner: Owner) -> Found {
+        let Some(zonal) = of.zone else {
+            return super::exists(self.some_endpoints(of, entry, owner, &|_| true));
+        };
+        // The name of a zone exists whether or not anything runs there: nobody can tell a zone that has
+        // been drained from one that never was.
+        let here = |endpoint: &Endpoint| zonal.is(endpoint.place.zone.as_deref());
+        if !self.some_endpoints(of, entry, owner, &here) && zonal.prefer {
+            self.some_endpoints(of, entry, owner, &|_| true);
+        }
+        Found::Exists
+    }
+
+    /// Answers with the endpoints that are wanted, and says whether there are any.
+    fn some_endpoints(
+        &mut self,
+        of: &Of<'_>,
+        entry: &Entry,
+        owner: Owner,
+        here: &dyn Fn(&Endpoint) -> bool,
+    ) -> bool {
+        if self.options.no_endpoints {
+            return false;
+        }
+        let pod_names = self.options.endpoint_pod_names;
+        let wanted = of.endpoint.map(Wanted::new);
+        let targets = || {
+            let slices = entry.slices.iter();
+            slices.flat_map(|slice| targets(of, slice)).filter(|target| {
+                here(target.endpoint)
+                    && wanted.as_ref().is_none_or(|wanted| wanted.is(target.endpoint, pod_names))
+            })
+        };
+        match self.rtype {
+            Type::A | Type::AAAA => {
+                let rtype = self.rtype;
+                let addresses = targets().map(|target| target.endpoint.address);
+                self.addresses(addresses.filter(|address| type_of(*address) == rtype), owner, entry.distinct);
+            }
+            Type::SRV => self.srv(weight(targets().count()), targets(), entry, owner),
+            _ => {}
+        }
+        targets().next().is_some()
+    }
+
+    fn addresses(&mut self, addresses: impl Iterator<Item = IpAddr>, owner: Owner, distinct: bool) {
+        let ttl = self.options.ttl_s;
+        // Those of one endpoint with several ports follow each other.
+        let mut last = None;
+        let mut done = HashSet::new();
+        for address in addresses {
+            let again = if distinct { last == Some(address) } else { !done.insert(address) };
+            last = Some(address);
+            if !again {
+                self.reply.push_address(Section::Answer, owner, ttl, address);
+            }
+        }
+    }
+
+    fn srv<'e>(
+        &mut self,
+        weight: u16,
+        targets: impl Iterator<Item = Target<'e>>,
+        entry: &Entry,
+        owner: Owner,
+    ) {
+        let ttl = self.options.ttl_s;
+        let mut records: HashSet<(Name, u16)> = HashSet::new();
+        let mut addresses: HashSet<(Name, IpAddr)> = HashSet::new();
+        let mut last: Option<(IpAddr, Option<Name>)> = None;
+        for Target { endpoint, port } in targets {
+            let Some(port) = port else { continue };
+            let name = match &last {
+                Some((address, name)) if *address == endpoint.address => *name,
+                _ => {
+                    let label = label(endpoint, self.options.endpoint_pod_names);
+                    let Entry { name, .. } = entry;
+                    let labels = [label.as_bytes(), name.name.as_bytes(), name.namespace.as_bytes(), b"svc"];
+                    self.apex.below(&labels)
+                }
+            };
+            let seen = matches!(last, Some((address, _)) if address == endpoint.address);
+            last = Some((endpoint.address, name));
+            let Some(name) = name else { continue };
+            let at = match entry.distinct || records.insert((name, port)) {
+                true => self.reply.push_srv(owner, ttl, [0, weight, port], &name),
+                false => self.reply.own(&name),
+            };
+            let again = if entry.distinct { seen } else { !addresses.insert((name, endpoint.address)) };
+            if !again {
+                self.reply.push_address(Section::Additional, at, ttl, endpoint.address);
+            }
+        }
+    }
+}
+
+/// The ready endpoints of a slice, each with each of the ports that are asked for.
+fn targets<'e>(of: &'e Of<'_>, slice: &'e Slice) -> impl Iterator<Item = Target<'e>> {
+    // A slice without ports has endpoints all the same, but no port to point at.
+    let none = slice.ports.is_empty() && of.port.is_empty() && of.protocol.is_empty();
+    slice.endpoints.iter().filter(|endpoint| endpoint.conditions.ready).flat_map(move |endpoint| {
+        let ports = slice.ports.iter().filter(|port| matches(of, &port.name, port.protocol));
+        let ports = ports.map(|port| Some(port.port)).chain(none.then_some(None));
+        ports.map(move |port| Target { endpoint, port })
+    })
+}

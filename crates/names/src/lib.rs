@@ -1,0 +1,30 @@
+//! Names: from a question to its answer over the model, as the Kubernetes DNS specification 1.1.0
+//! and CoreDNS' plugin `kubernetes` have it.
+//!
+//! ```text
+//! Cluster, Touched ──> Names ──> Zone (a snapshot) ──┐
+//!                                Options ────────────┼──> answer() ──> Outcome, and records in a Reply
+//!                                Question ───────────┘
+//! ```
+//!
+//! [`Names`] is the one writer. It keeps a [`Zone`], which any number of readers may hold while the
+//! next one is made; a change of one Service copies what hangs on that Service and nothing else
+//! ([`shards`](crate::Zone)). Records are not kept ready: an answer is read off the model's own
+//! objects, which the zone shares, so names cost little beyond the cluster itself.
+//!
+//! No I/O and no clock: what the SOA's serial needs of the time is an argument.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod answer;
+mod label;
+mod options;
+mod question;
+mod selector;
+mod shards;
+mod zone;
+
+pub use answer::{Outcome, answer};
+pub use options::{Options, PodMode, ZoneName};
+pub use selector::{Selector, SelectorError};
+pub use zone::{Names, Zone};

@@ -26,5 +26,8 @@ pub mod say;
 pub mod setup;
 mod sys;
 mod tcp;
+#[cfg(test)]
+mod testing;
 mod udp;
+mod upstream;
 pub mod web;

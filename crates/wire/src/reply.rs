@@ -121,6 +121,38 @@ impl Reply {
         }
     }
 
+    /// Makes it the same as another, in its own buffers.
+    pub fn copy_from(&mut self, other: &Reply) {
+        self.clear();
+        self.rcode = other.rcode;
+        self.authoritative = other.authoritative;
+        self.truncated = other.truncated;
+        self.recursion_available = other.recursion_available;
+        self.authentic = other.authentic;
+        self.options.extend_from_slice(&other.options);
+        self.records.extend_from_slice(&other.records);
+        self.bytes.extend_from_slice(&other.bytes);
+    }
+
+    /// A copy that takes no more room than it needs.
+    #[must_use]
+    pub fn to_kept(&self) -> Reply {
+        let mut kept = Reply {
+            options: Vec::with_capacity(self.options.len()),
+            records: Vec::with_capacity(self.records.len()),
+            bytes: Vec::with_capacity(self.bytes.len()),
+            ..Reply::default()
+        };
+        kept.copy_from(self);
+        kept
+    }
+
+    /// How many bytes of memory its records take.
+    pub fn footprint(&self) -> usize {
+        let records = self.records.capacity() * size_of::<Record>();
+        size_of::<Reply>() + records + self.bytes.capacity() + self.options.capacity()
+    }
+
     /// Its records, in the order in which they go out, but for sections.
     pub fn records(&self) -> &[Record] {
         &self.records

@@ -27,6 +27,7 @@ mod bind;
 mod bufsize;
 mod debug;
 mod errors;
+mod forward;
 mod health;
 pub(crate) mod kubernetes;
 mod loadbalance;
@@ -124,7 +125,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("secondary"),
     not_built("etcd"),
     not_built("loop"),
-    not_built("forward"),
+    built("forward", forward::set_up),
     not_built("grpc"),
     not_built("erratic"),
     built("whoami", whoami::set_up),

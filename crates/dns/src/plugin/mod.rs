@@ -25,6 +25,7 @@
 
 mod bind;
 mod bufsize;
+mod cache;
 mod debug;
 mod errors;
 mod forward;
@@ -107,7 +108,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("rewrite"),
     not_built("autopath"),
     not_built("acl"),
-    not_built("cache"),
+    built("cache", cache::set_up),
     not_built("header"),
     not_built("dnssec"),
     not_built("tls"),

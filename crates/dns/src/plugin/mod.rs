@@ -37,6 +37,7 @@ pub(crate) mod prometheus;
 pub(crate) mod ready;
 mod reload;
 mod root;
+mod self_query;
 mod whoami;
 
 use crate::chain::Plugin;
@@ -125,7 +126,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("auto"),
     not_built("secondary"),
     not_built("etcd"),
-    not_built("loop"),
+    built("loop", self_query::set_up),
     built("forward", forward::set_up),
     not_built("grpc"),
     not_built("erratic"),

@@ -23,6 +23,7 @@
 //! 6. Its line in the list below says where in the chain it stands; its section in `docs/dns.md` says
 //!    what it does. A test compares the two.
 
+mod any;
 mod bind;
 mod bufsize;
 mod cache;
@@ -102,7 +103,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("dnstap"),
     not_built("local"),
     not_built("dns64"),
-    not_built("any"),
+    built("any", any::set_up),
     not_built("chaos"),
     built("loadbalance", loadbalance::set_up),
     not_built("tsig"),

@@ -383,5 +383,12 @@ pub fn socket_address(word: &Word) -> Result<SocketAddr, Error> {
     Ok(SocketAddr::new(address, port))
 }
 
+/// What the kernel calls this host.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
 #[cfg(test)]
 mod tests;

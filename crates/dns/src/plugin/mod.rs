@@ -27,6 +27,7 @@ mod any;
 mod bind;
 mod bufsize;
 mod cache;
+mod chaos;
 mod debug;
 mod errors;
 mod forward;
@@ -106,6 +107,8 @@ pub const PLUGINS: &[Kind] = &[
     built("any", any::set_up),
     not_built("chaos"),
     built("loadbalance", loadbalance::set_up),
+    built("chaos", chaos::set_up),
+    not_built("loadbalance"),
     not_built("tsig"),
     not_built("rewrite"),
     not_built("autopath"),

@@ -34,6 +34,7 @@ mod forward;
 mod health;
 pub(crate) mod kubernetes;
 mod loadbalance;
+mod header;
 mod log;
 pub(crate) mod prometheus;
 pub(crate) mod ready;
@@ -114,7 +115,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("autopath"),
     not_built("acl"),
     built("cache", cache::set_up),
-    not_built("header"),
+    built("header", header::set_up),
     not_built("dnssec"),
     not_built("tls"),
     not_built("minimal"),

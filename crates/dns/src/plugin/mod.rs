@@ -39,6 +39,7 @@ mod log;
 pub(crate) mod prometheus;
 pub(crate) mod ready;
 mod reload;
+mod minimal;
 mod root;
 mod self_query;
 mod whoami;
@@ -118,7 +119,7 @@ pub const PLUGINS: &[Kind] = &[
     built("header", header::set_up),
     not_built("dnssec"),
     not_built("tls"),
-    not_built("minimal"),
+    built("minimal", minimal::set_up),
     not_built("template"),
     not_built("transfer"),
     not_built("hosts"),

@@ -35,6 +35,7 @@ mod health;
 pub(crate) mod kubernetes;
 mod loadbalance;
 mod header;
+mod local;
 mod log;
 pub(crate) mod prometheus;
 pub(crate) mod ready;
@@ -104,7 +105,7 @@ pub const PLUGINS: &[Kind] = &[
     built("errors", errors::set_up),
     built("log", log::set_up),
     not_built("dnstap"),
-    not_built("local"),
+    built("local", local::set_up),
     not_built("dns64"),
     built("any", any::set_up),
     not_built("chaos"),

@@ -41,6 +41,7 @@ pub(crate) mod prometheus;
 pub(crate) mod ready;
 mod reload;
 mod minimal;
+mod nsid;
 mod root;
 mod self_query;
 mod whoami;
@@ -93,6 +94,8 @@ pub const PLUGINS: &[Kind] = &[
     not_built("multisocket"),
     built("reload", reload::set_up),
     not_built("nsid"),
+    not_built("reload"),
+    built("nsid", nsid::set_up),
     built("bufsize", bufsize::set_up),
     built("bind", bind::set_up),
     built("debug", debug::set_up),

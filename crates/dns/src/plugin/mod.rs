@@ -29,7 +29,9 @@ mod bufsize;
 mod cache;
 mod chaos;
 mod debug;
+mod erratic;
 mod errors;
+mod fall;
 mod forward;
 mod health;
 pub(crate) mod kubernetes;
@@ -42,6 +44,7 @@ pub(crate) mod ready;
 mod reload;
 mod minimal;
 mod nsid;
+mod per_chain;
 mod root;
 mod self_query;
 mod whoami;
@@ -139,7 +142,7 @@ pub const PLUGINS: &[Kind] = &[
     built("loop", self_query::set_up),
     built("forward", forward::set_up),
     not_built("grpc"),
-    not_built("erratic"),
+    built("erratic", erratic::set_up),
     built("whoami", whoami::set_up),
     not_built("on"),
     not_built("sign"),

@@ -73,13 +73,18 @@ pub(crate) fn u16() -> u16 {
     u16::from_le_bytes(bytes())
 }
 
+/// A large number that nobody can guess.
+pub(crate) fn u64() -> u64 {
+    u64::from_le_bytes(bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn numbers_differ_and_keep_below() {
-        let some: std::collections::BTreeSet<u64> = (0..1000).map(|_| u64::from_le_bytes(bytes())).collect();
+        let some: std::collections::BTreeSet<u64> = (0..1000).map(|_| u64()).collect();
         assert_eq!(some.len(), 1000);
         let low: std::collections::BTreeSet<usize> = (0..200).map(|_| below(3)).collect();
         assert_eq!(low.into_iter().collect::<Vec<_>>(), [0, 1, 2]);

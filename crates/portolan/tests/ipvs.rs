@@ -18,13 +18,14 @@ const AT_ONCE: usize = 12;
 const LONG: Duration = Duration::from_secs(60);
 
 type Test = (&'static str, fn());
-const TESTS: [Test; 6] = [
+const TESTS: [Test; 7] = [
     ("ipvs_churns_under_load", churn),
     ("ipvs_survives_a_kill_under_load", killed),
     ("ipvs_survives_a_kill_in_the_middle", killed_in_the_middle),
     ("ipvs_repairs_what_others_change", vandalism),
     ("ipvs_rolls_under_load", rolling),
     ("ipvs_is_shown_by_the_demo", demo),
+    ("ipvs_is_planned_shown_and_cleaned_up", subcommands),
 ];
 
 fn main() -> ExitCode {
@@ -145,6 +146,36 @@ fn weight_and_active(bench: &Bench, ip: &str) -> (u32, u32) {
         (number(3), number(4))
     });
     numbers.fold((0, 0), |(weight, active), (w, a)| (weight + w, active + a))
+}
+
+/// The other subcommands, on a node where the daemon has done its work.
+fn subcommands() {
+    let mut bench = Bench::new("ipvs", 3);
+    let before = tables(&bench);
+    let conntrack = bench.tool("sysctl -n net.ipv4.vs.conntrack");
+    bench.start();
+    let portolan = env!("CARGO_BIN_EXE_portolan");
+    let manifests = bench.manifests.display().to_string();
+    let node = "--node node-a --mode ipvs";
+    let plan = bench.tool(&format!("{portolan} plan --manifests {manifests} {node} --against kernel"));
+    assert!(plan.contains("0 steps for 1 Services"), "{plan}");
+    let shown = bench.tool(&format!("{portolan} show --mode ipvs --json"));
+    let shown: serde_json::Value = serde_json::from_str(shown.lines().last().expect("a line")).expect("JSON");
+    assert_eq!((&shown["mode"], &shown["services"][0]["service"]), (&"ipvs".into(), &"shop/web:http".into()));
+    let frontends = shown["services"][0]["frontends"].as_array().expect("frontends");
+    let cluster_ip = frontends.iter().find(|f| f["at"] == "10.96.0.10:80").expect("the ClusterIP");
+    assert_eq!(cluster_ip["backends"].as_array().map(Vec::len), Some(3), "{shown}");
+    let trace = "--from 10.244.1.5 --to 10.96.0.10:81 --json";
+    let traced = bench.tool(&format!("{portolan} trace --manifests {manifests} {node} {trace}"));
+    assert!(traced.contains("\"verdict\":\"reject\""), "{traced}");
+    bench.kill();
+    let said = bench.tool(&format!("{portolan} cleanup"));
+    assert!(
+        said.contains("removed device kube-ipvs0") && said.contains("set back net.ipv4.vs.conntrack"),
+        "{said}"
+    );
+    assert_eq!(tables(&bench), before);
+    assert_eq!(bench.tool("sysctl -n net.ipv4.vs.conntrack"), conntrack);
 }
 
 fn demo() {

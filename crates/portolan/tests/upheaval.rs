@@ -50,7 +50,7 @@ fn every_backend_is_replaced_under_load() {
     let mut bench = Bench::new("nftables", 9);
     let load = |bench: &Bench| {
         let load = Load::new(Protocol::Tcp, bench.cluster_ip()).and(bench.node_port());
-        load.per_second(200).start(&[&bench.client]).expect("a load")
+        load.per_second(200).at_once(12).start(&[&bench.client]).expect("a load")
     };
     let report = bench.roll(3, load, |bench, ip, serves| {
         bench.tool("nft list map ip portolan slots").contains(ip) == serves

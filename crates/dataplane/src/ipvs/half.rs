@@ -5,10 +5,11 @@
 //! servers and addresses. What is refused is left out for the one Service concerned;
 //! [`Half::reconcile`] tries again from what the kernel says it has.
 
+mod needs;
+
 use super::image::{Image, Item, ItemKey, Options, Server, ServerKey, items};
-use super::schedulers;
 use super::steps::{Draft, PHASES, Phase, Step, on_turn};
-use super::switches::{self, Number, Wrong};
+use super::switches::{Number, Wrong};
 use crate::nftables::half::{PICKS_MAX, once};
 use crate::nftables::image::Shared;
 use crate::nftables::{self, Group, Key, Tables};
@@ -197,8 +198,9 @@ impl<T: Tables, S: Servers> Half<T, S> {
         let mut report = Report { commits: usize::from(!program.is_empty()), program, ..Report::default() };
         report.program.extend(self.servers.install()?);
         self.look_for_schedulers(services.clone(), &mut report);
-        self.has = self.adopt(services.clone())?;
-        self.set_switches(&mut report)?;
+        let adopted = self.adopt(services.clone())?;
+        let earlier = std::mem::replace(&mut self.has, adopted).table.earlier;
+        self.set_switches(&earlier, &mut report)?;
         self.shared = Shared::default();
         self.source_lengths = BTreeMap::new();
         let before = std::mem::take(&mut self.leaving);
@@ -300,29 +302,6 @@ impl<T: Tables, S: Servers> Half<T, S> {
         report
     }
 
-    /// Sets the kernel's switches. How each stood before is written down first, so that it can be set
-    /// back; that happens as well when it is not wanted any more.
-    fn set_switches(&mut self, report: &mut Report) -> Result<(), Error> {
-        for wrong in self.servers.wrong_switches()? {
-            let Wrong { number, name, has, wants } = wrong;
-            if !self.has.table.earlier.contains_key(&number) {
-                let step = nftables::Step::Put(nftables::Element::Earlier(number, has, name));
-                self.commit(vec![Group { owner: None, steps: vec![step] }], &mut HashSet::new(), report);
-            }
-            self.servers.set_switch(&wrong)?;
-            report.program.push(switches::said(name, has, wants));
-        }
-        let unwanted = |(number, _): &(&Number, &u32)| !self.servers.wants_switch(**number);
-        let earlier: Vec<(Number, u32)> =
-            self.has.table.earlier.iter().filter(unwanted).map(|(number, value)| (*number, *value)).collect();
-        for (number, value) in earlier {
-            report.program.extend(self.servers.restore_switch(number, value)?);
-            let step = nftables::Step::Remove(nftables::Element::Earlier(number, value, ""));
-            self.commit(vec![Group { owner: None, steps: vec![step] }], &mut HashSet::new(), report);
-        }
-        Ok(())
-    }
-
     /// Takes away what is ours, but for the table itself, without waiting for anybody's connections,
     /// and sets the kernel's switches back.
     pub fn dismantle(&mut self) -> Result<Report, Error> {
@@ -340,39 +319,6 @@ impl<T: Tables, S: Servers> Half<T, S> {
             report.program.extend(self.servers.restore_switch(number, value)?);
         }
         Ok(report)
-    }
-
-    /// Asks the kernel for schedulers that Services ask for; those that it lacks are noted, so that the
-    /// default stands in.
-    fn look_for_schedulers<'a>(
-        &mut self,
-        services: impl Iterator<Item = &'a ServiceRules>,
-        report: &mut Report,
-    ) {
-        for service in services {
-            let Some(name) = schedulers::asked(service) else { continue };
-            if self.schedulers.contains(name) || *name == self.options.scheduler {
-                continue;
-            }
-            if !self.options.lacking.contains(name) {
-                if schedulers::is_known(name) && self.servers.has_scheduler(name).unwrap_or(false) {
-                    self.schedulers.insert(name.clone());
-                    continue;
-                }
-                self.options.lacking.insert(name.clone());
-            }
-            report.warnings.push(schedulers::instead(&service.name, name, &self.options.scheduler));
-        }
-    }
-
-    /// Whether a scheduler that was asked for in vain has come.
-    pub fn has_new_scheduler(&mut self) -> Result<bool, Error> {
-        for name in self.options.lacking.iter().filter(|name| schedulers::is_known(name)) {
-            if self.servers.has_scheduler(name)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// How many real servers are leaving.

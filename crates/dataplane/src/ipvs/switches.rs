@@ -84,6 +84,13 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// What a switch is called.
+pub(super) fn name(number: Number) -> &'static str {
+    let found = all().into_iter().find(|switch| switch.number == number).map(|switch| switch.name);
+    let timeout = TIMEOUTS.into_iter().find(|(other, _)| *other == number).map(|(_, name)| name);
+    found.or(timeout).unwrap_or_default()
+}
+
 fn is_wanted(switch: &Switch, family: Family, settings: &Settings) -> bool {
     match switch.when {
         When::Always => true,

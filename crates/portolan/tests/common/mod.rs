@@ -28,7 +28,7 @@ pub(crate) struct Bench {
     pub(crate) client: Host,
     pub(crate) backends: Vec<Host>,
     servers: Vec<Option<Server>>,
-    manifests: PathBuf,
+    pub(crate) manifests: PathBuf,
     program: Option<Process>,
     mode: &'static str,
 }

@@ -127,7 +127,8 @@ const GATES: [&str; 14] = [
     "WatchListClient",
 ];
 
-fn command() -> Command {
+/// The flags as they are read.
+pub(crate) fn command() -> Command {
     let flags = FLAGS.iter().map(|(name, takes, _)| {
         let arg = Arg::new(*name).long(*name).allow_hyphen_values(true).overrides_with(*name);
         let arg = if *name == "v" { arg.short('v') } else { arg };

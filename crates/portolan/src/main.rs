@@ -5,6 +5,8 @@ mod bench;
 mod cleanup;
 mod daemon;
 mod demo;
+#[cfg(test)]
+mod deploy;
 mod dns;
 mod doctor;
 mod error;

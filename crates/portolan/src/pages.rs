@@ -251,6 +251,12 @@ fn health_body(
     )
 }
 
+/// For tests: the pages' own metrics are there from the beginning.
+#[cfg(test)]
+pub(crate) fn register(told: Arc<Told>) {
+    HealthPages::new(told);
+}
+
 /// Says that profiles are not served.
 pub(crate) fn refuse_profiling(enabled: bool) {
     if enabled {

@@ -111,7 +111,7 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
 }
 
 /// Counts calls of the API server.
-fn counter(metrics: Arc<Metrics>, url: String) -> watch::OnCall {
+pub(crate) fn counter(metrics: Arc<Metrics>, url: String) -> watch::OnCall {
     let host = url.split_once("://").map_or(url.clone(), |(_, host)| host.to_owned());
     Arc::new(move |call: Call| {
         let Call { method, code, took } = call;

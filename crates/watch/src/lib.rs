@@ -14,7 +14,7 @@ mod problem;
 mod sys;
 mod tree;
 
-pub use api::{Access, Api, Call, Events, NodeEvent, OnCall, Waits};
+pub use api::{Access, Api, Call, Events, NodeEvent, OnCall, Waits, rights};
 pub use directory::{Batch, Directory};
 pub use load::{Loaded, load, load_each, parse};
 pub use manifest::Keep;

@@ -339,6 +339,8 @@ fn asking(error: io::Error) -> Trouble {
 fn silence(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "nothing comes"),
+        // However the layers below put it.
+        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it ends in the middle"),
         _ => error,
     }
 }
@@ -360,7 +362,7 @@ fn read_one_head(stream: &mut impl BufRead) -> Result<Head, Trouble> {
     let mut next = |line: &mut String| -> Result<(), Trouble> {
         line.clear();
         match stream.read_line(line) {
-            Ok(0) => Err(Trouble::Connection("ask", io::ErrorKind::UnexpectedEof.into())),
+            Ok(0) => Err(asking(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) if line.ends_with('\n') => Ok(()),
             Ok(_) => Err(nonsense("its head has no end")),
             Err(error) => Err(asking(error)),

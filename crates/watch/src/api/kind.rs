@@ -80,6 +80,20 @@ pub(super) fn resources(node: &str, keep: Keep) -> Vec<Resource> {
     resources
 }
 
+/// API groups and resources that are listed and watched, as RBAC names them.
+pub fn rights(keep: Keep) -> Vec<(&'static str, &'static str)> {
+    let right = |resource: &Resource| {
+        let rest = resource.path.trim_start_matches("/apis/");
+        match rest.split('/').collect::<Vec<_>>().as_slice() {
+            // `/api/v1/services`: the core group has no name.
+            ["", "api", _, plural] => ("", *plural),
+            [group, _, plural] => (*group, *plural),
+            [..] => ("", ""),
+        }
+    };
+    resources("", keep).iter().map(right).collect()
+}
+
 impl Resource {
     pub(super) fn kind(&self) -> Kind {
         self.kind
@@ -117,6 +131,19 @@ impl Resource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rights_as_rbac_names_them() {
+        assert_eq!(
+            rights(Keep { names: false }),
+            [
+                ("", "services"),
+                ("discovery.k8s.io", "endpointslices"),
+                ("", "nodes"),
+                ("networking.k8s.io", "servicecidrs"),
+            ]
+        );
+    }
 
     #[test]
     fn selectors_of_kube_proxy() {

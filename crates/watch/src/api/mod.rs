@@ -25,6 +25,7 @@ mod watcher;
 pub use access::Access;
 pub use events::{Events, NodeEvent};
 pub use http::{Call, OnCall};
+pub use kind::rights;
 pub use watcher::Waits;
 
 use crate::{Batch, Error, Keep};

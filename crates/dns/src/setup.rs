@@ -81,6 +81,20 @@ impl World {
 }
 
 impl BlockSettings {
+    /// The settings of a block that serves one zone and says nothing more.
+    pub(crate) fn of_zone(line: &Line, zone: Name) -> BlockSettings {
+        BlockSettings {
+            zones: vec![zone],
+            keys: Vec::new(),
+            listen: Vec::new(),
+            root: PathBuf::new(),
+            first_key: line.name.clone(),
+            view: String::new(),
+            timeouts: Timeouts::default(),
+            plugins: BTreeSet::new(),
+        }
+    }
+
     /// A path, below `root` unless it is absolute.
     pub fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)

@@ -50,7 +50,7 @@ mod self_query;
 mod whoami;
 
 use crate::chain::Plugin;
-use crate::corefile::Error;
+use crate::corefile::{Error, Line};
 use crate::setup::Setting;
 use std::sync::Arc;
 
@@ -145,6 +145,11 @@ pub const PLUGINS: &[Kind] = &[
     not_built("view"),
     not_built("nomad"),
 ];
+
+/// What a `kubernetes` directive says of names, for those who ask crate `names` without a server.
+pub fn kubernetes_options(line: &Line) -> Result<names::Options, Error> {
+    kubernetes::names_options(line)
+}
 
 /// The names of those that are built.
 pub fn built_names() -> impl Iterator<Item = &'static str> {

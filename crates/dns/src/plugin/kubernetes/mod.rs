@@ -31,9 +31,9 @@ mod options;
 pub(crate) use cluster::Known;
 
 use crate::chain::{At, Later, Plugin, Step};
-use crate::corefile::Error;
+use crate::corefile::{Error, Line};
 use crate::exchange::{Exchange, Outcome};
-use crate::setup::Setting;
+use crate::setup::{BlockSettings, Setting};
 use cluster::Shared;
 use names::Options;
 use std::sync::Arc;
@@ -54,6 +54,12 @@ pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>
     *patience = (*patience).max(read.startup_timeout);
     let cluster = setting.world.known.open(&read.wanted, setting.world).map_err(|what| line.error(what))?;
     Ok(Some(Arc::new(Kubernetes { options: read.options, cluster })))
+}
+
+/// What a directive says of names, in a block of the root.
+pub(super) fn names_options(line: &Line) -> Result<Options, Error> {
+    let block = BlockSettings::of_zone(line, Name::ROOT);
+    Ok(options::read(line, &block)?.options)
 }
 
 impl Plugin for Kubernetes {

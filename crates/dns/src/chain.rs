@@ -254,7 +254,15 @@ impl Chain {
                 progress = self.walk_out(exchange, routes, index, floor);
                 continue;
             }
-            let outcome = match link.plugin.later(exchange, &at).await {
+            let waiting = exchange.gives_up.map(tokio::time::Instant::from_std);
+            let later = link.plugin.later(exchange, &at);
+            let step = match waiting {
+                None => later.await,
+                Some(until) => {
+                    tokio::time::timeout_at(until, later).await.unwrap_or(Step::Done(Outcome::Silence))
+                }
+            };
+            let outcome = match step {
                 Step::Pass => {
                     progress = self.walk_in(exchange, routes, index + 1, floor);
                     continue;

@@ -102,7 +102,11 @@ pub struct Exchange {
     pub settled_by: &'static str,
     /// How many questions of our own lie between this one and a client's.
     pub depth: u32,
+    /// When waiting for an answer ends, and with it the exchange (`cancel`).
+    pub gives_up: Option<Instant>,
     notes: Vec<Note>,
+    /// What plugins say about it, where that is collected (`metadata`).
+    metadata: Option<Vec<(&'static str, String)>>,
 }
 
 impl Exchange {
@@ -117,7 +121,9 @@ impl Exchange {
             outcome: None,
             settled_by: "",
             depth: 0,
+            gives_up: None,
             notes: Vec::new(),
+            metadata: None,
         }
     }
 
@@ -130,7 +136,9 @@ impl Exchange {
         self.outcome = None;
         self.settled_by = "";
         self.depth = 0;
+        self.gives_up = None;
         self.notes.clear();
+        self.metadata = None;
     }
 
     /// A question of our own on behalf of this one's asker.
@@ -169,6 +177,25 @@ impl Exchange {
     pub fn take_note<T: Any>(&mut self, place: usize) -> Option<Box<T>> {
         let at = self.notes.iter().rposition(|(of, note)| *of == place && note.is::<T>())?;
         self.notes.remove(at).1.downcast().ok()
+    }
+
+    /// From here on what plugins say about this exchange is kept.
+    pub fn collect_metadata(&mut self) {
+        self.metadata.get_or_insert_default();
+    }
+
+    /// Says something about this exchange, under a label like `forward/upstream`.
+    pub fn tell(&mut self, label: &'static str, value: impl FnOnce() -> String) {
+        if let Some(metadata) = &mut self.metadata {
+            metadata.retain(|(other, _)| *other != label);
+            metadata.push((label, value()));
+        }
+    }
+
+    /// What was said under a label.
+    pub fn told(&self, label: &str) -> Option<&str> {
+        let metadata = self.metadata.as_ref()?;
+        metadata.iter().find(|(of, _)| *of == label).map(|(_, value)| value.as_str())
     }
 
     /// What kind of answer the reply is, whoever made it.

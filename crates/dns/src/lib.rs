@@ -31,3 +31,4 @@ mod testing;
 mod udp;
 mod upstream;
 pub mod web;
+pub mod zonefile;

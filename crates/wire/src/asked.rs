@@ -132,6 +132,12 @@ impl Asked {
         self.has_edns.then_some(&mut self.edns)
     }
 
+    /// Makes EDNS what it would be had the query come so.
+    pub fn set_edns(&mut self, edns: Option<Edns>) {
+        self.has_edns = edns.is_some();
+        self.edns = edns.unwrap_or_default();
+    }
+
     /// The largest datagram that may be sent in answer.
     pub fn udp_size(&self) -> u16 {
         self.edns().map_or(UDP_BYTES_MIN, |edns| edns.udp_size.max(UDP_BYTES_MIN))

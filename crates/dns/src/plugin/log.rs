@@ -41,6 +41,8 @@ enum Part {
     Text(String),
     /// A placeholder that we know, with its braces.
     Value(&'static str),
+    /// What a plugin says about the exchange, `{/forward/upstream}`.
+    Label(String),
     /// One that nobody fills.
     Empty,
 }
@@ -127,8 +129,12 @@ fn parts(format: &str) -> Vec<Part> {
             parts.push(Part::Text(text.to_owned()));
         }
         let known = VALUES.iter().find(|known| known.eq_ignore_ascii_case(value));
-        // Metadata, `{/…}`, that no plugin provides are empty, too.
-        parts.push(known.map_or(Part::Empty, |known| Part::Value(known)));
+        let label = value.strip_prefix("{/").and_then(|label| label.strip_suffix('}'));
+        parts.push(match (known, label) {
+            (Some(known), _) => Part::Value(known),
+            (None, Some(label)) => Part::Label(label.to_owned()),
+            (None, None) => Part::Empty,
+        });
         rest = after;
     }
     if !rest.is_empty() {
@@ -157,6 +163,7 @@ impl Plugin for Log {
             match part {
                 Part::Text(text) => line.push_str(text),
                 Part::Value(value) => write_value(value, exchange, sent, &mut line),
+                Part::Label(label) => line.push_str(exchange.told(label).unwrap_or("-")),
                 Part::Empty => line.push('-'),
             }
         }
@@ -224,7 +231,7 @@ mod tests {
                 text(" { "),
                 Part::Value("{>id}"),
                 text(" "),
-                Part::Empty,
+                Part::Label("x/y".to_owned()),
                 text("b")
             ]
         );

@@ -45,6 +45,7 @@ mod per_chain;
 pub(crate) mod prometheus;
 pub(crate) mod ready;
 mod reload;
+mod rewrite;
 mod root;
 mod self_query;
 mod whoami;
@@ -115,7 +116,7 @@ pub const PLUGINS: &[Kind] = &[
     built("chaos", chaos::set_up),
     built("loadbalance", loadbalance::set_up),
     not_built("tsig"),
-    not_built("rewrite"),
+    built("rewrite", rewrite::set_up),
     not_built("autopath"),
     not_built("acl"),
     built("cache", cache::set_up),

@@ -24,12 +24,12 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
+use super::per_chain::PerChain;
 use crate::chain::{At, Chain, Later, Onward, Plugin, Routes, Step};
 use crate::corefile::Error;
 use crate::exchange::{Exchange, Outcome, Transport};
 use crate::metrics::{Counter, Gauge, Metrics};
 use crate::setup::Setting;
-use arc_swap::ArcSwap;
 use entry::{Entry, Key};
 use options::Options;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,8 +53,7 @@ struct Inner {
     store: Store,
     zones_label: String,
     metrics: Arc<Metrics>,
-    /// By number of the chain.
-    counts: ArcSwap<Vec<Option<Arc<Counts>>>>,
+    counts: PerChain<Counts>,
     runtime: Handle,
 }
 
@@ -88,7 +87,7 @@ pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>
         options,
         zones_label: zones.join(","),
         metrics: setting.world.metrics.clone(),
-        counts: ArcSwap::default(),
+        counts: PerChain::default(),
         runtime: setting.world.runtime.clone(),
     };
     Ok(Some(Arc::new(Cache { inner: Arc::new(inner), tidying: Mutex::default() })))
@@ -355,7 +354,7 @@ impl Inner {
     }
 
     fn show_entries(&self) {
-        for counts in self.counts.load().iter().flatten() {
+        for counts in self.counts.all() {
             for (gauge, count) in counts.entries.iter().zip(self.store.counts()) {
                 gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
             }
@@ -364,22 +363,8 @@ impl Inner {
 
     /// The counts for a chain.
     fn counts(&self, chain: &Arc<Chain>) -> Arc<Counts> {
-        let known = self.counts.load();
-        if let Some(Some(counts)) = known.get(chain.number) {
-            return counts.clone();
-        }
-        let counts = Arc::new(Counts::new(&self.metrics, &chain.server, &self.zones_label, &chain.view));
-        self.counts.rcu(|known| {
-            let mut known = known.to_vec();
-            if known.len() <= chain.number {
-                known.resize(chain.number + 1, None);
-            }
-            if let Some(place) = known.get_mut(chain.number) {
-                *place = Some(counts.clone());
-            }
-            known
-        });
-        counts
+        let new = || Counts::new(&self.metrics, &chain.server, &self.zones_label, &chain.view);
+        self.counts.of(chain, new)
     }
 }
 

@@ -52,7 +52,7 @@ impl Cached {
             _ => says(asked, by.load(Ordering::Relaxed)),
         });
         let lines = format!(
-            "{options}\nforward . {} {{\nmax_connect_attempts 1\nread_timeout 400ms\nmax_fails 0\n}}",
+            "{options}\nforward . {} {{\nmax_connect_attempts 1\nread_timeout 1500ms\nmax_fails 0\n}}",
             told.address
         );
         Cached { bench: Bench::of(&lines), told, number, broken }

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 /// So many different queries are under way.
 const FLIGHTS_MAX: usize = 8192;
 
-/// An answer's bytes, or what went wrong.
-pub(super) type Answer = Result<Arc<[u8]>, Arc<str>>;
+/// An answer's bytes and who gave it, or what went wrong.
+pub(super) type Answer = Result<(Arc<[u8]>, Arc<str>), Arc<str>>;
 
 /// The queries.
 #[derive(Debug, Default)]
@@ -81,7 +81,7 @@ mod tests {
                 let fly = async move {
                     flown.fetch_add(1, Ordering::Relaxed);
                     let _open = gate.acquire().await;
-                    Ok(key.to_be_bytes().as_slice().into())
+                    Ok((key.to_be_bytes().as_slice().into(), "".into()))
                 };
                 flights.join(key.to_be_bytes().to_vec(), fly).await
             }

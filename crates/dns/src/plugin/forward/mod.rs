@@ -172,10 +172,11 @@ impl Stanza {
         let mut key = query.key().to_vec();
         key.push(u8::from(stream) << 1 | u8::from(whole));
         let flight = self.clone().ask_upstreams(query, how, whole);
-        let answer = match self.flights.join(key, flight).await {
+        let (answer, by) = match self.flights.join(key, flight).await {
             Ok(answer) => answer,
             Err(what) => return Forwarded::Settled(Outcome::Failed(what.to_string())),
         };
+        exchange.tell("forward/upstream", || by.to_string());
         let read = Message::read(&answer).and_then(|message| exchange.reply.read(&message));
         if let Err(what) = read {
             exchange.reply.clear();
@@ -225,7 +226,7 @@ impl Stanza {
                             continue;
                         }
                     }
-                    return Ok(answer.into());
+                    return Ok((answer.into(), upstream.label.as_str().into()));
                 }
                 Err(failed) => {
                     if self.fails_max != 0 && failed != Trouble::Full {

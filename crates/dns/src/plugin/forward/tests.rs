@@ -187,7 +187,7 @@ fn at_once(bench: &Bench, questions: &[&str]) -> Vec<String> {
 
 #[test]
 fn equal_questions_are_one_query() {
-    let told = Told::new(|_, _| Act::Slow(Duration::from_millis(200)));
+    let told = Told::new(|_, _| Act::Slow(Duration::from_millis(700)));
     let bench = to(&told, "");
     let answers = at_once(&bench, &["a A", "a A", "A A", "a A do", "a A", "a AAAA"]);
     assert_eq!(answers[0], GOOD);
@@ -199,7 +199,7 @@ fn equal_questions_are_one_query() {
 
 #[test]
 fn too_many_at_once_are_refused() {
-    let told = Told::new(|_, _| Act::Slow(Duration::from_millis(300)));
+    let told = Told::new(|_, _| Act::Slow(Duration::from_millis(700)));
     let bench = to(&told, "max_concurrent 2");
     let mut answers = at_once(&bench, &["a A", "a A", "a A", "a A"]);
     answers.sort();

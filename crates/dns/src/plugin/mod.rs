@@ -23,6 +23,7 @@
 //! 6. Its line in the list below says where in the chain it stands; its section in `docs/dns.md` says
 //!    what it does. A test compares the two.
 
+mod acl;
 mod any;
 mod bind;
 mod bufsize;
@@ -118,7 +119,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("tsig"),
     built("rewrite", rewrite::set_up),
     not_built("autopath"),
-    not_built("acl"),
+    built("acl", acl::set_up),
     built("cache", cache::set_up),
     built("header", header::set_up),
     not_built("dnssec"),

@@ -28,6 +28,7 @@ mod any;
 mod bind;
 mod bufsize;
 mod cache;
+mod cancel;
 mod chaos;
 mod debug;
 mod erratic;
@@ -89,7 +90,7 @@ pub const PLUGINS: &[Kind] = &[
     built("root", root::set_up),
     not_built("metadata"),
     not_built("geoip"),
-    not_built("cancel"),
+    built("cancel", cancel::set_up),
     not_built("proxyproto"),
     not_built("quic"),
     not_built("grpc_server"),

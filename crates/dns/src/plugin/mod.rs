@@ -41,6 +41,7 @@ pub(crate) mod kubernetes;
 mod loadbalance;
 mod local;
 mod log;
+mod metadata;
 mod minimal;
 mod nsid;
 mod per_chain;
@@ -88,7 +89,7 @@ const fn not_built(name: &'static str) -> Kind {
 /// All plugins, in the order in which questions come to them: CoreDNS' own (its `plugin.cfg`).
 pub const PLUGINS: &[Kind] = &[
     built("root", root::set_up),
-    not_built("metadata"),
+    built("metadata", metadata::set_up),
     not_built("geoip"),
     built("cancel", cancel::set_up),
     not_built("proxyproto"),

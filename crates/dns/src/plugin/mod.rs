@@ -51,6 +51,7 @@ mod reload;
 mod rewrite;
 mod root;
 mod self_query;
+mod timeouts;
 mod whoami;
 
 use crate::chain::Plugin;
@@ -97,7 +98,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("grpc_server"),
     not_built("https"),
     not_built("https3"),
-    not_built("timeouts"),
+    built("timeouts", timeouts::set_up),
     not_built("multisocket"),
     built("reload", reload::set_up),
     built("nsid", nsid::set_up),

@@ -43,6 +43,7 @@ mod local;
 mod log;
 mod metadata;
 mod minimal;
+mod multisocket;
 mod nsid;
 mod per_chain;
 pub(crate) mod prometheus;
@@ -101,6 +102,8 @@ pub const PLUGINS: &[Kind] = &[
     built("timeouts", timeouts::set_up),
     not_built("multisocket"),
     built("reload", reload::set_up),
+    built("multisocket", multisocket::set_up),
+    not_built("reload"),
     built("nsid", nsid::set_up),
     built("bufsize", bufsize::set_up),
     built("bind", bind::set_up),

@@ -31,6 +31,7 @@ mod cache;
 mod cancel;
 mod chaos;
 mod debug;
+mod dns64;
 mod erratic;
 mod errors;
 mod fall;
@@ -118,7 +119,7 @@ pub const PLUGINS: &[Kind] = &[
     built("log", log::set_up),
     not_built("dnstap"),
     built("local", local::set_up),
-    not_built("dns64"),
+    built("dns64", dns64::set_up),
     built("any", any::set_up),
     built("chaos", chaos::set_up),
     built("loadbalance", loadbalance::set_up),

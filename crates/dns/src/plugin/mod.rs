@@ -40,6 +40,7 @@ mod header;
 mod health;
 pub(crate) mod kubernetes;
 mod loadbalance;
+mod hosts;
 mod local;
 mod log;
 mod metadata;
@@ -134,7 +135,7 @@ pub const PLUGINS: &[Kind] = &[
     built("minimal", minimal::set_up),
     not_built("template"),
     not_built("transfer"),
-    not_built("hosts"),
+    built("hosts", hosts::set_up),
     not_built("route53"),
     not_built("azure"),
     not_built("clouddns"),

@@ -26,15 +26,29 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// A program that a plane needs is not there.
+    #[error("mode iptables needs iptables' own programs: {0}")]
+    NoProgram(String),
+    /// A program could not be run, or not be talked to.
+    #[error("run {program}: {source}")]
+    Program {
+        /// Which.
+        program: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A program did not do what it was to do.
+    #[error("{0}")]
+    Restore(String),
 }
 
 impl Error {
-    /// The kernel has no such thing as was asked for.
+    /// There is no such thing here as was asked for.
     pub fn is_missing(&self) -> bool {
         match self {
             Error::Netlink(error) => error.is_not_found(),
-            Error::Lacking(_) => true,
-            Error::Sysctl { .. } | Error::Left(_) => false,
+            Error::Lacking(_) | Error::NoProgram(_) => true,
+            Error::Sysctl { .. } | Error::Left(_) | Error::Program { .. } | Error::Restore(_) => false,
         }
     }
 }

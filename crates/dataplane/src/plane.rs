@@ -1,6 +1,7 @@
 //! One of the planes, and what all of them do.
 
 use crate::conntrack::{self, Suspects};
+use crate::iptables;
 use crate::ipvs;
 use crate::nftables::{self, Drift, Preview};
 use crate::{Error, Report, ShownService};
@@ -17,17 +18,20 @@ pub enum Mode {
     Nftables,
     /// By the kernel's IPVS.
     Ipvs,
+    /// By rules of iptables.
+    Iptables,
 }
 
 impl Mode {
     /// All that are built.
-    pub const ALL: [Mode; 2] = [Mode::Nftables, Mode::Ipvs];
+    pub const ALL: [Mode; 3] = [Mode::Nftables, Mode::Ipvs, Mode::Iptables];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Mode::Nftables => "nftables",
             Mode::Ipvs => "ipvs",
+            Mode::Iptables => "iptables",
         }
     }
 }
@@ -45,6 +49,7 @@ impl FromStr for Mode {
         match text {
             "nftables" => Ok(Mode::Nftables),
             "ipvs" => Ok(Mode::Ipvs),
+            "iptables" => Ok(Mode::Iptables),
             other => Err(format!("mode {other} is not built")),
         }
     }
@@ -59,6 +64,8 @@ pub struct PlaneOptions {
     pub drop_invalid: bool,
     /// What IPVS needs to know beside.
     pub ipvs: ipvs::Configuration,
+    /// What iptables needs to know beside.
+    pub iptables: iptables::Configuration,
 }
 
 /// A data plane at work.
@@ -68,6 +75,8 @@ pub enum Plane {
     Nftables(nftables::Plane),
     /// IPVS.
     Ipvs(ipvs::Plane),
+    /// iptables.
+    Iptables(iptables::Plane),
 }
 
 impl Plane {
@@ -78,8 +87,12 @@ impl Plane {
                 Ok(Plane::Nftables(nftables::Plane::open(&options.families, options.drop_invalid)?))
             }
             Mode::Ipvs => {
-                let PlaneOptions { families, drop_invalid, ipvs } = options;
+                let PlaneOptions { families, drop_invalid, ipvs, .. } = options;
                 Ok(Plane::Ipvs(ipvs::Plane::open(families, *drop_invalid, ipvs.clone())?))
+            }
+            Mode::Iptables => {
+                let PlaneOptions { families, drop_invalid, iptables, .. } = options;
+                Ok(Plane::Iptables(iptables::Plane::open(families, *drop_invalid, iptables.clone())?))
             }
         }
     }
@@ -101,6 +114,7 @@ impl Plane {
         match self {
             Plane::Nftables(plane) => plane.reconcile(node, services),
             Plane::Ipvs(plane) => plane.reconcile(node, services),
+            Plane::Iptables(plane) => plane.reconcile(node, services),
         }
     }
 
@@ -109,6 +123,7 @@ impl Plane {
         match self {
             Plane::Nftables(plane) => plane.apply(deltas),
             Plane::Ipvs(plane) => plane.apply(deltas),
+            Plane::Iptables(plane) => plane.apply(deltas),
         }
     }
 
@@ -117,6 +132,7 @@ impl Plane {
         match self {
             Plane::Nftables(plane) => plane.preview(rules, from_nothing),
             Plane::Ipvs(plane) => plane.preview(rules, from_nothing),
+            Plane::Iptables(plane) => plane.preview(rules, from_nothing),
         }
     }
 
@@ -125,6 +141,7 @@ impl Plane {
         match self {
             Plane::Nftables(plane) => plane.show(),
             Plane::Ipvs(plane) => plane.show(),
+            Plane::Iptables(plane) => plane.show(),
         }
     }
 
@@ -133,13 +150,14 @@ impl Plane {
         match self {
             Plane::Nftables(plane) => plane.drift(),
             Plane::Ipvs(plane) => plane.drift(),
+            Plane::Iptables(plane) => plane.drift(),
         }
     }
 
     /// Does what time brings: to be called every second or so.
     pub fn tick(&mut self, now: Instant) -> Report {
         match self {
-            Plane::Nftables(_) => Report::default(),
+            Plane::Nftables(_) | Plane::Iptables(_) => Report::default(),
             Plane::Ipvs(plane) => plane.drain(now),
         }
     }
@@ -154,6 +172,7 @@ impl Plane {
         match self {
             Plane::Nftables(plane) => plane.remove(),
             Plane::Ipvs(plane) => plane.remove(),
+            Plane::Iptables(plane) => plane.remove(),
         }
     }
 }

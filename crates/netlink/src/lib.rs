@@ -25,6 +25,7 @@ pub mod protocol;
 pub mod route;
 pub mod socket;
 mod sys;
+pub mod xtables;
 
 pub use attribute::{Attribute, Attributes, attributes};
 pub use error::{Error, Refusal, Refused};

@@ -108,3 +108,26 @@ pub(crate) fn receive(fd: &OwnedFd, buffer: &mut [u8], wait: bool) -> io::Result
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     Ok(Received { length, truncated: header.msg_flags & libc::MSG_TRUNC != 0, sender: address.nl_pid })
 }
+
+/// Opens a raw socket, which sees nothing that is sent; tables are asked about by it.
+pub(crate) fn raw_socket(version: crate::IpVersion) -> io::Result<OwnedFd> {
+    let family = i32::from(version.family());
+    // SAFETY: no pointers are passed.
+    let fd = check(unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) })?;
+    // SAFETY: `fd` is open and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Reads an option of the IP level that is a structure; the question stands in the buffer, too.
+pub(crate) fn ask(fd: &OwnedFd, version: crate::IpVersion, option: i32, buffer: &mut [u8]) -> io::Result<()> {
+    let level = match version {
+        crate::IpVersion::V4 => libc::SOL_IP,
+        crate::IpVersion::V6 => libc::SOL_IPV6,
+    };
+    let mut length = buffer.len() as libc::socklen_t;
+    // SAFETY: the buffer has the length given, and both outlive the call.
+    check(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), level, option, buffer.as_mut_ptr().cast(), &raw mut length)
+    })?;
+    Ok(())
+}

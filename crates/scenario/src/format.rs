@@ -198,7 +198,7 @@ fn add(scenario: &mut Scenario, line: usize, heading: &str, body: Block) -> Resu
             return Ok(());
         }
         "verdicts" => return verdicts(&body).map(|verdicts| step.verdicts.extend(verdicts)),
-        "nftables" | "ipvs" => {
+        "nftables" | "ipvs" | "iptables" => {
             let mode: Mode = word.parse().map_err(|what: String| BadLine::new(0, what))?;
             return match step.tables.insert(mode, body) {
                 None => Ok(()),

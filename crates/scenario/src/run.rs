@@ -4,6 +4,7 @@
 use crate::setup::{self, NODE, Setup};
 use crate::subject::Subject;
 use crate::{Block, Mode, Scenario, Step};
+use dataplane::iptables::Variant;
 use model::{Change, Cluster, ObjectKey, Touched};
 use plan::{Delta, Planner, Rules};
 use std::collections::BTreeSet;
@@ -27,6 +28,8 @@ pub enum Answers {
     Image(Mode),
     /// A kernel that a plane programs, with real packets.
     Kernel(Mode),
+    /// The same of mode iptables, by one of its two kinds.
+    Iptables(Variant),
 }
 
 impl Answers {
@@ -35,6 +38,7 @@ impl Answers {
         match self {
             Answers::Trace => None,
             Answers::Image(mode) | Answers::Kernel(mode) => Some(mode),
+            Answers::Iptables(_) => Some(Mode::Iptables),
         }
     }
 }
@@ -52,14 +56,21 @@ impl Way {
     /// All ways.
     pub fn all() -> Vec<Way> {
         let images = Mode::ALL.map(Answers::Image);
-        let answers = [Answers::Trace].into_iter().chain(images).chain([Answers::Kernel(Mode::Nftables)]);
-        answers.flat_map(Way::both_orders).collect()
+        let kernels = [Answers::Kernel(Mode::Nftables), Answers::Iptables(Variant::Nft)];
+        let answers = [Answers::Trace].into_iter().chain(images).chain(kernels);
+        answers.flat_map(Way::both_orders).chain([Way::LEGACY]).collect()
     }
+
+    /// What the plane of mode iptables does is the same for both kinds but for the programs that it
+    /// runs, so one of them goes forward only.
+    const LEGACY: Way = Way { answers: Answers::Iptables(Variant::Legacy), order: Order::Forward };
 
     /// The ways for a machine of its own, whose kernel is another one, with IPVS: those that ask it.
     pub fn in_machine() -> Vec<Way> {
         let nftables = Way { answers: Answers::Kernel(Mode::Nftables), order: Order::Forward };
-        [nftables].into_iter().chain(Way::both_orders(Answers::Kernel(Mode::Ipvs))).collect()
+        let iptables = Way { answers: Answers::Iptables(Variant::Nft), order: Order::Forward };
+        let forward = [nftables, iptables, Way::LEGACY];
+        forward.into_iter().chain(Way::both_orders(Answers::Kernel(Mode::Ipvs))).collect()
     }
 
     fn both_orders(answers: Answers) -> [Way; 2] {
@@ -74,6 +85,7 @@ impl fmt::Display for Way {
             Answers::Trace => f.write_str("trace")?,
             Answers::Image(mode) => write!(f, "{}-image", mode.name())?,
             Answers::Kernel(mode) => write!(f, "{}-kernel", mode.name())?,
+            Answers::Iptables(variant) => write!(f, "iptables-{variant}-kernel")?,
         }
         f.write_str(match order {
             Order::Forward => "",
@@ -150,7 +162,7 @@ fn tell(scenario: &Scenario, mode: Mode, way: Way, report: &mut Report) {
             report.at(scenario, step.line, what);
         }
         let flows = step.verdicts.iter().map(|(line, flow)| (*line, flow));
-        let flows: Vec<_> = flows.filter(|(_, flow)| flow.only.is_none_or(|only| only == mode)).collect();
+        let flows: Vec<_> = flows.filter(|(_, flow)| flow.is_for(mode)).collect();
         for (line, difference) in subject.differences(&rules, &story.setup, &flows) {
             let flow = flows.iter().find(|(other, _)| *other == line);
             let flow = flow.map(|(_, flow)| flow.to_string()).unwrap_or_default();

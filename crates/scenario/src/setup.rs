@@ -38,6 +38,7 @@ pub(crate) fn modes(scenario: &Scenario) -> Result<Vec<Mode>, String> {
         config::Mode::Auto => Ok(Mode::ALL.to_vec()),
         config::Mode::NfTables => Ok(vec![Mode::Nftables]),
         config::Mode::Ipvs => Ok(vec![Mode::Ipvs]),
+        config::Mode::IpTables => Ok(vec![Mode::Iptables]),
         other => Err(format!("mode {other}: no scenario can be run in it")),
     }
 }
@@ -53,6 +54,7 @@ fn as_configured(mode: Mode) -> config::Mode {
     match mode {
         Mode::Nftables => config::Mode::NfTables,
         Mode::Ipvs => config::Mode::Ipvs,
+        Mode::Iptables => config::Mode::IpTables,
     }
 }
 

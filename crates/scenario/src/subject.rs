@@ -4,7 +4,7 @@ use crate::kernel::Bench;
 use crate::run::{Answers, News};
 use crate::setup::Setup;
 use crate::{Expectation, Expected, Mode, Scenario};
-use dataplane::{ipvs, nftables};
+use dataplane::{iptables, ipvs, nftables};
 use model::Family;
 use plan::{Rules, VerdictKind};
 use std::collections::BTreeSet;
@@ -19,6 +19,8 @@ pub(crate) enum Subject {
     Nftables(Box<Images<nftables::Image>>),
     /// The IPVS plane's servers and tables, likewise.
     Ipvs(Box<Images<ipvs::Image>>),
+    /// The iptables plane's chains, likewise.
+    Iptables(Box<Images<iptables::Image>>),
     /// A kernel.
     Kernel(Box<Bench>),
 }
@@ -37,7 +39,12 @@ impl Subject {
             Answers::Trace => Ok(Subject::Trace),
             Answers::Image(Mode::Nftables) => Ok(Subject::Nftables(Box::default())),
             Answers::Image(Mode::Ipvs) => Ok(Subject::Ipvs(Box::default())),
-            Answers::Kernel(mode) => Ok(Subject::Kernel(Box::new(Bench::new(scenario, mode)?))),
+            Answers::Image(Mode::Iptables) => Ok(Subject::Iptables(Box::default())),
+            Answers::Kernel(mode) => Ok(Subject::Kernel(Box::new(Bench::new(scenario, mode, None)?))),
+            Answers::Iptables(variant) => {
+                let bench = Bench::new(scenario, Mode::Iptables, Some(variant))?;
+                Ok(Subject::Kernel(Box::new(bench)))
+            }
         }
     }
 
@@ -47,6 +54,7 @@ impl Subject {
             Subject::Trace => vec![],
             Subject::Nftables(images) => images.update(rules, setup),
             Subject::Ipvs(images) => images.update(rules, setup),
+            Subject::Iptables(images) => images.update(rules, setup),
             Subject::Kernel(bench) => bench.update(rules, setup, news),
         }
     }
@@ -54,7 +62,7 @@ impl Subject {
     /// Ends it, and says what of it is left that should not be.
     pub(crate) fn end(&mut self) -> Vec<String> {
         match self {
-            Subject::Trace | Subject::Nftables(_) | Subject::Ipvs(_) => vec![],
+            Subject::Trace | Subject::Nftables(_) | Subject::Ipvs(_) | Subject::Iptables(_) => vec![],
             Subject::Kernel(bench) => bench.remove(),
         }
     }
@@ -64,6 +72,7 @@ impl Subject {
         match self {
             Subject::Nftables(images) => Some(images.told()),
             Subject::Ipvs(images) => Some(images.told()),
+            Subject::Iptables(images) => Some(images.told()),
             Subject::Trace | Subject::Kernel(_) => None,
         }
     }
@@ -91,6 +100,7 @@ impl Subject {
                 }
                 answer.differences(flow)
             }),
+            Subject::Iptables(images) => each(&|flow| images.answer(rules, setup, flow).differences(flow)),
             Subject::Kernel(bench) => bench.send(flows),
         }
     }
@@ -170,6 +180,35 @@ impl Tables for ipvs::Image {
     fn walk(&self, rules: &Rules, setup: &Setup, packet: &plan::Packet) -> nftables::Walk {
         ipvs::walk(self, &ipvs_options(rules, &setup.node_addresses), packet)
     }
+}
+
+impl Tables for iptables::Image {
+    fn of(rules: &Rules, family: Family, _: &Setup) -> iptables::Image {
+        iptables::Image::of(rules, family, &iptables_options(rules))
+    }
+
+    fn follow(&mut self, wants: &iptables::Image) {
+        let parts = iptables::steps(self, wants);
+        parts.iter().flatten().for_each(|step| step.apply(self));
+    }
+
+    fn settled(&self, _: &iptables::Image) -> iptables::Image {
+        self.clone()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.has_no_service()
+    }
+
+    fn walk(&self, rules: &Rules, setup: &Setup, packet: &plan::Packet) -> nftables::Walk {
+        iptables::walk(self, &rules.node, &setup.node_addresses, packet).verdict
+    }
+}
+
+/// What decides the iptables plane's image beside the Services.
+pub(crate) fn iptables_options(rules: &Rules) -> iptables::Options {
+    let bit = iptables::Configuration::default().masquerade_bit;
+    iptables::Options { node: rules.node.clone(), drop_invalid: true, mark: 1 << bit, random_fully: true }
 }
 
 /// What decides the IPVS plane's image beside the Services.

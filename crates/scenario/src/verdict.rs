@@ -21,17 +21,20 @@ pub enum Mode {
     Nftables,
     /// Mode `ipvs`.
     Ipvs,
+    /// Mode `iptables`.
+    Iptables,
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Mode; 2] = [Mode::Nftables, Mode::Ipvs];
+    pub const ALL: [Mode; 3] = [Mode::Nftables, Mode::Ipvs, Mode::Iptables];
 
     /// Its name in configuration and in test names.
     pub fn name(self) -> &'static str {
         match self {
             Mode::Nftables => "nftables",
             Mode::Ipvs => "ipvs",
+            Mode::Iptables => "iptables",
         }
     }
 }
@@ -41,7 +44,7 @@ impl FromStr for Mode {
 
     fn from_str(word: &str) -> Result<Mode, String> {
         let known = Mode::ALL.into_iter().find(|m| m.name() == word);
-        known.ok_or_else(|| format!("{word:?} is no mode: nftables or ipvs"))
+        known.ok_or_else(|| format!("{word:?} is no mode: nftables, ipvs or iptables"))
     }
 }
 
@@ -52,8 +55,8 @@ pub struct Expectation {
     pub packet: Packet,
     /// What becomes of it.
     pub expected: Expected,
-    /// The only mode that this holds for, if not all.
-    pub only: Option<Mode>,
+    /// The only modes that this holds for; none: all.
+    pub only: Vec<Mode>,
     /// Why the flow is not tried with real packets, if it is not.
     pub no_packets: Option<String>,
 }
@@ -92,6 +95,13 @@ impl SourceSeen {
             SourceSeen::Node => true,
             SourceSeen::NodeOnHairpin => backend.ip() == client,
         }
+    }
+}
+
+impl Expectation {
+    /// Whether it holds for a mode.
+    pub fn is_for(&self, mode: Mode) -> bool {
+        self.only.is_empty() || self.only.contains(&mode)
     }
 }
 
@@ -162,16 +172,16 @@ impl FromStr for Expectation {
 }
 
 /// Takes the notes in parentheses off the end of a line.
-fn take_notes(line: &str) -> Result<(&str, Option<Mode>, Option<String>), String> {
-    let (mut rest, mut only, mut no_packets) = (line.trim(), None, None);
+fn take_notes(line: &str) -> Result<(&str, Vec<Mode>, Option<String>), String> {
+    let (mut rest, mut only, mut no_packets) = (line.trim(), vec![], None);
     while let Some(inner) = rest.strip_suffix(')') {
         let (before, note) = inner.rsplit_once('(').ok_or("a ) without its (")?;
-        if let Some(mode) = note.strip_prefix("only ") {
-            only = Some(mode.trim().parse()?);
+        if let Some(modes) = note.strip_prefix("only ") {
+            only = modes.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
         } else if let Some(reason) = note.strip_prefix("no packets: ") {
             no_packets = Some(reason.trim().to_owned());
         } else {
-            return Err(format!("({note}) is neither (only MODE) nor (no packets: REASON)"));
+            return Err(format!("({note}) is neither (only MODE…) nor (no packets: REASON)"));
         }
         rest = before.trim_end();
     }
@@ -278,7 +288,7 @@ mod tests {
                     [fd00::2]:2, hairpin, affinity 30  (only ipvs) (no packets: no such device)";
         let read: Expectation = line.parse().unwrap();
         assert_eq!(read.to_string(), "10.244.1.5 via cni0 -> [fd00::1]:53/udp");
-        assert_eq!(read.only, Some(Mode::Ipvs));
+        assert_eq!(read.only, [Mode::Ipvs]);
         assert_eq!(read.no_packets.as_deref(), Some("no such device"));
         let Expected { kind, service, backends, source, affinity_seconds } = read.expected;
         assert_eq!(kind, VerdictKind::Dnat);
@@ -304,7 +314,7 @@ mod tests {
             ("10.0.0.1 -> 10.0.0.2:80/tcp dnat NodePort a/b:c to 10.0.0.3:80, hairpin", "no backend is"),
             ("10.0.0.1 -> 10.0.0.2:80/tcp dnat NodePort a/b:c to 10.0.0.3:80, fast", "\"fast\" is none of"),
             ("10.0.0.1 -> 10.0.0.2:80/tcp pass (only ebpf)", "\"ebpf\" is no mode"),
-            ("10.0.0.1 -> 10.0.0.2:80/tcp pass (sometimes)", "neither (only MODE)"),
+            ("10.0.0.1 -> 10.0.0.2:80/tcp pass (sometimes)", "neither (only MODE…)"),
         ];
         for (line, want) in bad {
             let got = line.parse::<Expectation>().unwrap_err();

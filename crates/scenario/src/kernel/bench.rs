@@ -4,7 +4,7 @@ use crate::run::News;
 use crate::setup::{self, NODE, Setup};
 use crate::subject::Tables;
 use crate::{Mode, Scenario};
-use dataplane::{Plane, PlaneOptions, ipvs};
+use dataplane::{Plane, PlaneOptions, iptables, ipvs};
 use lab::{Config, Host, Lab, Node, Server};
 use model::{Family, Prefix, Protocol};
 use plan::Rules;
@@ -107,7 +107,11 @@ pub(crate) struct Bench {
 
 impl Bench {
     /// Builds the lab for all flows of a scenario.
-    pub(crate) fn new(scenario: &Scenario, mode: Mode) -> Result<Bench, String> {
+    pub(crate) fn new(
+        scenario: &Scenario,
+        mode: Mode,
+        variant: Option<iptables::Variant>,
+    ) -> Result<Bench, String> {
         let wanted = Wanted::of(scenario, mode);
         let Built { lab, elsewhere, node, hosts } = build(&wanted).map_err(|e| e.to_string())?;
         let has_sctp = node.has_sctp();
@@ -121,7 +125,8 @@ impl Bench {
                 servers.insert((socket, protocol), server);
             }
         }
-        let plane = node.run(|| Plane::open(plane_mode(mode), &options())).map_err(|e| e.to_string())?;
+        let plane =
+            node.run(|| Plane::open(plane_mode(mode), &options(variant))).map_err(|e| e.to_string())?;
         let plane = Some(plane.map_err(|e| e.to_string())?);
         let source_port = AtomicU16::new(FIRST_SOURCE_PORT);
         Ok(Bench { _lab: (lab, elsewhere), node, hosts, servers, plane, source_port, has_sctp, mode })
@@ -160,6 +165,7 @@ impl Bench {
             Ok(match plane {
                 Plane::Nftables(mut plane) => plane.read()?.iter().any(|(_, image)| image.is_some()),
                 Plane::Ipvs(mut plane) => plane.read()?.iter().any(|(_, image)| image.is_some()),
+                Plane::Iptables(mut plane) => plane.read()?.iter().any(|(_, image)| image.is_some()),
             })
         });
         match left {
@@ -206,12 +212,14 @@ fn plane_mode(mode: Mode) -> dataplane::Mode {
     match mode {
         Mode::Nftables => dataplane::Mode::Nftables,
         Mode::Ipvs => dataplane::Mode::Ipvs,
+        Mode::Iptables => dataplane::Mode::Iptables,
     }
 }
 
-fn options() -> PlaneOptions {
+fn options(variant: Option<iptables::Variant>) -> PlaneOptions {
     let ipvs = ipvs::Configuration { drain_limit: Duration::ZERO, ..ipvs::Configuration::default() };
-    PlaneOptions { families: Family::ALL.to_vec(), drop_invalid: true, ipvs }
+    let iptables = iptables::Configuration { variant, ..iptables::Configuration::default() };
+    PlaneOptions { families: Family::ALL.to_vec(), drop_invalid: true, ipvs, iptables }
 }
 
 /// Compares what the kernel holds with what it should, when all that is leaving has gone or before.
@@ -222,9 +230,10 @@ fn compare(
     settled: bool,
 ) -> Result<Vec<String>, dataplane::Error> {
     Ok(match plane {
-        Plane::Nftables(_) if settled => vec![],
+        Plane::Nftables(_) | Plane::Iptables(_) if settled => vec![],
         Plane::Nftables(plane) => differences(plane.read()?, rules, setup, settled),
         Plane::Ipvs(plane) => differences(plane.read()?, rules, setup, settled),
+        Plane::Iptables(plane) => differences(plane.read()?, rules, setup, settled),
     })
 }
 
@@ -261,7 +270,7 @@ impl Wanted {
     fn of(scenario: &Scenario, mode: Mode) -> Wanted {
         let mut wanted = Wanted { homes: BTreeSet::new(), sockets: BTreeSet::new() };
         let flows = scenario.steps.iter().flat_map(|step| &step.verdicts).map(|(_, flow)| flow);
-        for flow in flows.filter(|f| f.no_packets.is_none() && f.only.is_none_or(|only| only == mode)) {
+        for flow in flows.filter(|f| f.no_packets.is_none() && f.is_for(mode)) {
             let plan::Packet { from, interface: _, to, port, protocol } = flow.packet;
             wanted.homes.extend(Home::of(from));
             let to = SocketAddr::new(to, port);

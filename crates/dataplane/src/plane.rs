@@ -100,7 +100,7 @@ impl Plane {
     /// Whether the kernel has what the configuration asks for by name.
     pub fn check(&mut self) -> Result<(), Error> {
         match self {
-            Plane::Nftables(_) => Ok(()),
+            Plane::Nftables(_) | Plane::Iptables(_) => Ok(()),
             Plane::Ipvs(plane) => plane.check(),
         }
     }

@@ -2,7 +2,8 @@
 
 use crate::error::Error;
 use clap::Args;
-use dataplane::{Mode, Plane, PlaneOptions};
+use dataplane::iptables::Variant;
+use dataplane::{Mode, Plane, PlaneOptions, iptables};
 use model::Family;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -15,9 +16,22 @@ pub(crate) struct Arguments {}
 pub(crate) fn run() -> Result<ExitCode, Error> {
     let mut out = std::io::stdout().lock();
     let mut any = false;
-    for mode in Mode::ALL {
+    // Both kinds of iptables, for the node may have changed over.
+    let kinds = Mode::ALL.into_iter().flat_map(|mode| {
+        match mode {
+            Mode::Iptables => Variant::ALL.map(Some).to_vec(),
+            Mode::Nftables | Mode::Ipvs => vec![None],
+        }
+        .into_iter()
+        .map(move |variant| (mode, variant))
+    });
+    for (mode, variant) in kinds {
+        if variant.is_some_and(|variant| !variant.may_hold_anything()) {
+            continue;
+        }
         let families = Family::ALL.to_vec();
-        let options = PlaneOptions { families, drop_invalid: false, ipvs: Default::default() };
+        let iptables = iptables::Configuration { variant, ..iptables::Configuration::default() };
+        let options = PlaneOptions { families, drop_invalid: false, ipvs: Default::default(), iptables };
         let mut plane = match Plane::open(mode, &options) {
             Ok(plane) => plane,
             // What the kernel does not have holds nothing of ours.

@@ -108,7 +108,7 @@ fn rights_are_those_that_are_used() {
             granted.extend(texts(&rule["resources"]).into_iter().map(|resource| (group, resource)));
         }
     }
-    let used: BTreeSet<_> = watch::rights(Keep { names: false }).into_iter().collect();
+    let used: BTreeSet<_> = watch::rights(Keep::default()).into_iter().collect();
     assert_eq!(granted, used);
     let role = of_kind(&objects, "Role");
     assert_eq!(role["metadata"]["namespace"], "default");

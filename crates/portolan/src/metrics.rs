@@ -212,7 +212,7 @@ impl OfFamily {
                     &labels,
                 )
             }
-            Mode::Ipvs => registry.counter(
+            Mode::Ipvs | Mode::Iptables => registry.counter(
                 "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
                 "[ALPHA] Cumulative proxy iptables restore failures",
                 &labels,

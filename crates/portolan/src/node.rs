@@ -3,8 +3,7 @@
 use crate::error::Error;
 use clap::Args;
 use config::{Configuration, IpvsAddresses, KubeProxyConfiguration, PortolanConfiguration};
-use dataplane::ipvs;
-use dataplane::{Mode, PlaneOptions};
+use dataplane::{Mode, PlaneOptions, iptables, ipvs};
 use model::{Family, Name};
 use netlink::{Route, Socket};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -43,6 +42,15 @@ impl Prepared {
     /// How long drift may go unnoticed.
     pub(crate) fn sync_period(&self) -> Duration {
         self.configuration.periods(configured(self.mode)).sync
+    }
+
+    /// How long to wait between two changes: where each is a rewriting. The other planes write what
+    /// changed at once.
+    pub(crate) fn min_sync_period(&self) -> Duration {
+        match self.mode {
+            Mode::Iptables => self.configuration.iptables.periods.min_sync,
+            Mode::Nftables | Mode::Ipvs => Duration::ZERO,
+        }
     }
 }
 
@@ -101,6 +109,10 @@ pub(crate) fn plane_options(configuration: &Configuration, ours: &PortolanConfig
         families: families(),
         drop_invalid: !configuration.conntrack.tcp_be_liberal,
         ipvs: ipvs_options(&configuration.ipvs, ours),
+        iptables: iptables::Configuration {
+            masquerade_bit: configuration.iptables.masquerade_bit,
+            ..iptables::Configuration::default()
+        },
     }
 }
 
@@ -131,6 +143,7 @@ pub(crate) fn configured(mode: Mode) -> config::Mode {
     match mode {
         Mode::Nftables => config::Mode::NfTables,
         Mode::Ipvs => config::Mode::Ipvs,
+        Mode::Iptables => config::Mode::IpTables,
     }
 }
 
@@ -146,6 +159,7 @@ fn choose_mode(asked: config::Mode) -> Result<Mode, Error> {
         }
         config::Mode::NfTables => Ok(Mode::Nftables),
         config::Mode::Ipvs => Ok(Mode::Ipvs),
+        config::Mode::IpTables => Ok(Mode::Iptables),
         other => Err(Error::NotBuilt(other.name())),
     }
 }

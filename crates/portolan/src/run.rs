@@ -100,6 +100,11 @@ pub(crate) struct Daemon {
     /// Somebody changed the ruleset since.
     suspicious: bool,
     observer: Observer,
+    /// How long to wait between two changes of the kernel, and when the last one was done.
+    floor: Duration,
+    programmed: Option<Instant>,
+    /// What has changed and waits for that, and since when.
+    held: Option<(Touched, Instant)>,
 }
 
 impl Daemon {
@@ -108,6 +113,7 @@ impl Daemon {
         plane: Plane,
         planner: Planner,
         sync_period: Duration,
+        floor: Duration,
         observer: Observer,
     ) -> Daemon {
         let now = Instant::now();
@@ -125,6 +131,9 @@ impl Daemon {
             compared: now,
             suspicious: false,
             observer,
+            floor,
+            programmed: None,
+            held: None,
         }
     }
 
@@ -133,6 +142,7 @@ impl Daemon {
         self.observer.event(false, "Starting", "StartKubeProxy", String::new());
         loop {
             let wake = self.repair.map_or(self.look, |repair| repair.min(self.look));
+            let wake = self.due().map_or(wake, |due| due.min(wake));
             match events.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(Event::Changes(batch)) => {
                     if let Some(last) = self.changes(batch, events) {
@@ -140,7 +150,10 @@ impl Daemon {
                     }
                 }
                 Ok(last) => return end(last),
-                Err(RecvTimeoutError::Timeout) => self.tick(),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.release();
+                    self.tick();
+                }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
@@ -168,7 +181,11 @@ impl Daemon {
             }
         }
         if self.synced {
-            self.program(&touched, in_hand);
+            match &mut self.held {
+                Some((held, _)) => held.merge(touched),
+                None => self.held = Some((touched, in_hand)),
+            }
+            self.release();
         } else if loaded {
             self.begin(in_hand);
         }
@@ -228,6 +245,23 @@ impl Daemon {
             usage.cpu.as_secs_f64(),
             usage.resident_mb,
         );
+    }
+
+    /// When what waits may be programmed.
+    fn due(&self) -> Option<Instant> {
+        let (_, since) = self.held.as_ref()?;
+        Some(self.programmed.map_or(*since, |last| last + self.floor))
+    }
+
+    /// Programs what waits, if it has waited long enough.
+    fn release(&mut self) {
+        if self.due().is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        if let Some((touched, in_hand)) = self.held.take() {
+            self.program(&touched, in_hand);
+            self.programmed = Some(Instant::now());
+        }
     }
 
     fn program(&mut self, touched: &Touched, in_hand: Instant) {

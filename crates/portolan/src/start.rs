@@ -61,7 +61,7 @@ enum Source {
 /// Starts the daemon and lets it work until it is told to stop.
 pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
     let Start { prepared, from, file, metrics, healthz, flags } = start;
-    let sync_period = prepared.sync_period();
+    let (sync_period, floor) = (prepared.sync_period(), prepared.min_sync_period());
     let Prepared { configuration, typed, settings, mode, options } = prepared;
     pages::refuse_profiling(configuration.enable_profiling);
     let (sender, events) = sync_channel(EVENTS_MAX);
@@ -100,7 +100,7 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
             Source::Api(Api::watch(*access, &node, keep, count, deliver)?)
         }
     };
-    let mut daemon = Daemon::new(mode, plane, Planner::new(settings), sync_period, observer);
+    let mut daemon = Daemon::new(mode, plane, Planner::new(settings), sync_period, floor, observer);
     let ended = daemon.work(&events);
     drop(events);
     match source {

@@ -169,9 +169,13 @@ impl<T: Tables> Half<T> {
         self.has.chains.len() + self.has.lines.len()
     }
 
-    /// Takes away all that is ours.
+    /// Takes away all that is ours, if there is something that nobody else makes.
     pub fn remove(&mut self) -> Result<Vec<String>, Error> {
         let Some(mut has) = self.image()? else { return Ok(vec![]) };
+        // All other names are kube-proxy's, too, which may be at work here.
+        if !has.chains.contains_key(&Gate::ClusterIps.place()) {
+            return Ok(vec![]);
+        }
         self.read()?;
         if self.has.kubelet {
             // It is there for the kubelet's sake, too.
@@ -231,8 +235,13 @@ impl<T: Tables> Half<T> {
         // What is right now is what is looked for later.
         for (place, rules) in program {
             let there = self.has.program.entry(place).or_default();
-            let new = rules.into_iter().filter(|rule| !there.contains(rule)).collect::<Vec<_>>();
-            there.extend(new);
+            match place.1.is_ours() {
+                true => *there = rules,
+                false => {
+                    let new: Vec<Rule> = rules.into_iter().filter(|rule| !there.contains(rule)).collect();
+                    there.extend(new);
+                }
+            }
         }
         Ok(())
     }

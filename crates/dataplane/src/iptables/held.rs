@@ -74,16 +74,18 @@ pub(super) fn read_rule(chain: Chain, text: &str) -> Option<Rule> {
 const KUBELETS: [&str; 2] = ["KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT"];
 
 impl Held {
-    /// Whether there is the same in both. What is there whatever the Services was read before it was
-    /// put right, so of that only what the other has must be there.
+    /// Whether there is the same in both.
     pub(super) fn is_as(&self, other: &Held) -> bool {
         let same_ends = Gate::ALL.iter().all(|gate| {
             let [a, b] = [self, other].map(|held| held.last.get(gate).map_or(&[][..], Vec::as_slice));
             a.len() == b.len() && a.iter().all(|rule| b.contains(rule))
         });
         let has = |place: &(Table, Chain)| self.program.get(place).map_or(&[][..], Vec::as_slice);
-        let whole = other.program.iter().all(|(place, rules)| {
-            self.program.contains_key(place) && rules.iter().all(|rule| has(place).contains(rule))
+        // Chains that we share with others may hold more.
+        let shared = |chain: Chain| !chain.is_ours() || chain == Chain::Firewall;
+        let whole = other.program.iter().all(|(place, rules)| match shared(place.1) {
+            true => rules.iter().all(|rule| has(place).contains(rule)),
+            false => self.program.contains_key(place) && has(place) == *rules,
         });
         let same_lines = self.lines.len() == other.lines.len()
             && self.lines.keys().all(|key| other.lines.contains_key(key));

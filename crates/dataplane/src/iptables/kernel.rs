@@ -72,17 +72,30 @@ impl Kernel {
 
     /// The state of the tables as a seal.
     pub(super) fn seal(&mut self) -> Result<Seal, Error> {
-        Ok(match self.programs.variant {
-            Variant::Nft => Seal { generation: nftables::generation(&mut self.netfilter)?.id, sizes: vec![] },
-            Variant::Legacy => {
-                let version = match self.family {
-                    Family::V4 => netlink::IpVersion::V4,
-                    Family::V6 => netlink::IpVersion::V6,
-                };
-                let infos = Table::ALL.map(|table| xtables::info(version, table.name()));
-                Seal { generation: 0, sizes: infos.into_iter().collect::<Result<_, _>>()? }
+        match self.programs.variant {
+            Variant::Nft => {
+                Ok(Seal { generation: nftables::generation(&mut self.netfilter)?.id, sizes: vec![] })
             }
-        })
+            Variant::Legacy => {
+                if let Ok(seal) = self.sizes() {
+                    return Ok(seal);
+                }
+                // The kernel does not load the module for a mere question, the program does.
+                for table in Table::ALL {
+                    self.read(table, &mut |_| {})?;
+                }
+                self.sizes()
+            }
+        }
+    }
+
+    fn sizes(&self) -> Result<Seal, Error> {
+        let version = match self.family {
+            Family::V4 => netlink::IpVersion::V4,
+            Family::V6 => netlink::IpVersion::V6,
+        };
+        let infos = Table::ALL.map(|table| xtables::info(version, table.name()));
+        Ok(Seal { generation: 0, sizes: infos.into_iter().collect::<Result<_, _>>()? })
     }
 
     /// Whether the canary is in all tables: one that was flushed whole has lost it. Cheap for

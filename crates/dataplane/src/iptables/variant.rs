@@ -20,6 +20,13 @@ impl Variant {
     /// Both.
     pub const ALL: [Variant; 2] = [Variant::Legacy, Variant::Nft];
 
+    /// Whether there can be anything in its tables in this network namespace. To read tables of
+    /// iptables-legacy makes them.
+    pub fn may_hold_anything(self) -> bool {
+        let lists = ["ip_tables_names", "ip6_tables_names"];
+        self == Variant::Nft || lists.iter().any(|list| has_legacy_table(list, "filter"))
+    }
+
     /// Its name, as part of programs' names.
     pub fn name(self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@ use super::modules::{Modules, Place};
 use super::{Finding, ModeAnswer, Severity};
 use crate::node;
 use config::Configuration;
+use dataplane::iptables::{self, Variant};
 use dataplane::{Mode, Plane, Report};
 use lab::Namespace;
 use model::{
@@ -41,7 +42,7 @@ pub(super) fn try_all(configuration: &Configuration, modules: &Modules) -> Vec<M
     vec![
         ipvs(configuration, modules),
         nftables(configuration, modules),
-        not_built("iptables"),
+        iptables(configuration, modules),
         not_built("ebpf"),
     ]
 }
@@ -53,12 +54,56 @@ pub(super) fn untried(why: &str) -> Vec<ModeAnswer> {
         let findings = vec![Finding::new(Severity::Error, what, "run this as root")];
         ModeAnswer { mode, works: false, findings }
     };
-    ["ipvs", "nftables"].map(answer).into_iter().chain(["iptables", "ebpf"].map(not_built)).collect()
+    ["ipvs", "nftables", "iptables"].map(answer).into_iter().chain(["ebpf"].map(not_built)).collect()
 }
 
 fn not_built(mode: &'static str) -> ModeAnswer {
     let what = "this program has not been taught it";
     ModeAnswer { mode, works: false, findings: vec![Finding::note(what)] }
+}
+
+/// What mode iptables is made of, whichever of the two kinds it is.
+const IPTABLES: [&str; 11] = [
+    "nf_conntrack",
+    "nf_nat",
+    "xt_addrtype",
+    "xt_comment",
+    "xt_conntrack",
+    "xt_mark",
+    "xt_MASQUERADE",
+    "xt_nat",
+    "xt_recent",
+    "xt_statistic",
+    "xt_tcpudp",
+];
+/// And each kind beside.
+const LEGACY: [&str; 3] = ["ip_tables", "iptable_nat", "iptable_filter"];
+const NFT: [&str; 2] = ["nf_tables", "nft_compat"];
+
+fn iptables(configuration: &Configuration, modules: &Modules) -> ModeAnswer {
+    let options = node::plane_options(configuration, &Default::default());
+    let opened = iptables::Plane::open(&options.families, options.drop_invalid, options.iptables);
+    let variant = match opened {
+        Ok(plane) => plane.variant(),
+        Err(error) => {
+            let mend = "apt-get install iptables";
+            let findings = vec![Finding::new(Severity::Error, crate::output::chain(&error), mend)];
+            return ModeAnswer { mode: "iptables", works: false, findings };
+        }
+    };
+    let fact = Finding::note(format!("this node uses iptables-{variant}"));
+    match route(Mode::Iptables, configuration) {
+        Ok(()) => ModeAnswer { mode: "iptables", works: true, findings: vec![fact] },
+        Err(error) => {
+            let own = match variant {
+                Variant::Legacy => &LEGACY[..],
+                Variant::Nft => &NFT[..],
+            };
+            let names = [own, &IPTABLES[..]].concat();
+            let findings = [fact].into_iter().chain(missing(&error, &names, modules)).collect();
+            ModeAnswer { mode: "iptables", works: false, findings }
+        }
+    }
 }
 
 fn nftables(configuration: &Configuration, modules: &Modules) -> ModeAnswer {

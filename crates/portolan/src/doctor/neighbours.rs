@@ -20,6 +20,8 @@ const PROXIES: [(&str, Severity, &str); 3] = [
 ];
 /// The chain that kube-proxy's iptables and IPVS modes begin with.
 const KUBE_SERVICES: &str = "KUBE-SERVICES";
+/// A chain that only our own iptables mode makes.
+const KUBE_CLUSTER_IPS: &str = "KUBE-CLUSTER-IPS";
 /// The table of kube-proxy's nftables mode.
 const KUBE_PROXY: &str = "kube-proxy";
 /// Families of tables that are nothing to us, by the kernel's numbers.
@@ -81,8 +83,10 @@ fn rulesets() -> Result<Vec<Finding>, netlink::Error> {
             ));
             continue;
         }
+        let beside = Table { name: "filter", ..table };
+        let ours = name == "nat" && chains(&mut socket, beside)?.iter().any(|c| c.name == KUBE_CLUSTER_IPS);
         for chain in chains(&mut socket, table)? {
-            findings.extend(judge(table, &chain));
+            findings.extend(judge(table, &chain).filter(|_| !ours));
         }
     }
     Ok(findings)

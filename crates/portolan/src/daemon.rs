@@ -71,9 +71,23 @@ impl Daemon {
         manifests: &Path,
         janitor: &Janitor,
     ) -> Result<Daemon, Error> {
+        Daemon::start_with(host, mode, manifests, None, janitor)
+    }
+
+    /// The same with a configuration.
+    pub(crate) fn start_with(
+        host: &Host,
+        mode: &str,
+        manifests: &Path,
+        configuration: Option<&Path>,
+        janitor: &Janitor,
+    ) -> Result<Daemon, Error> {
         let mut command = Command::new(SELF);
         command.arg0("portolan").args(["run", "--mode", mode, "--hostname-override", host.name()]);
         command.args(["-v", VERBOSITY, "--logging-format", "json", "--manifests"]).arg(manifests);
+        if let Some(configuration) = configuration {
+            command.arg("--config").arg(configuration);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = host.spawn(&mut command)?;
         janitor.note(process.child().id());

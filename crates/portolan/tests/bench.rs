@@ -48,7 +48,7 @@ fn each_size_is_a_line_and_a_point_of_the_plots() {
     let saved = std::fs::read_to_string(directory.join("bench.json")).expect("the figures");
     assert_eq!(saved, text);
     let page = std::fs::read_to_string(directory.join("bench.html")).expect("the page");
-    assert_eq!(page.matches("<svg").count(), 4);
+    assert_eq!(page.matches("<svg").count(), 5);
     assert!(!page.contains("http"), "a page that needs nothing from anywhere");
     std::fs::remove_dir_all(&directory).expect("the directory");
 }

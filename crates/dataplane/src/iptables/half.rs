@@ -133,7 +133,11 @@ impl<T: Tables> Half<T> {
         }
         strays.retain(|key, _| !self.wanted.contains_key(key));
         let anew = self.to_be_rewritten(&strays);
-        let mut works: Vec<Work<'_>> = services.map(|service| Work::Service(None, Some(service))).collect();
+        // By name, so that where a Service stands does not depend on chance.
+        let mut sorted: Vec<&ServiceRules> = services.collect();
+        sorted.sort_unstable_by_key(|service| service.name.words());
+        let works = sorted.into_iter().map(|service| Work::Service(None, Some(service)));
+        let mut works: Vec<Work<'_>> = works.collect();
         strays.retain(|(gate, _), _| !anew.contains(gate));
         works.push(self.leftovers(strays, &kept));
         drop(kept);

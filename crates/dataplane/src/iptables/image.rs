@@ -417,7 +417,7 @@ fn frontend_lines(
         Rule::to(target).about(&about(what)).port(port.protocol(), number)
     };
     if let (FrontendKind::ClusterIp, At::Address(ip, _)) = (frontend.kind, frontend.at) {
-        put(Gate::ClusterIps, Rule::to(Target::Reject).at(true, Prefix::host(ip)));
+        put(Gate::ClusterIps, Rule::to(Target::Jump(Chain::Refuse)).at(true, Prefix::host(ip)));
     }
     if leads(frontend) {
         let kind = match frontend.outside {
@@ -435,7 +435,7 @@ fn frontend_lines(
         }
     }
     let (target, what) = match frontend.outside {
-        Fate::Reject => (Target::Reject, "has no endpoints"),
+        Fate::Reject => (refusal(port.protocol()), "has no endpoints"),
         Fate::Drop => (Target::Drop, "has no local endpoints"),
         Fate::Balance(_) => return sources(names, port, frontend, put),
     };
@@ -456,6 +456,12 @@ fn frontend_lines(
         }
     }
     sources(names, port, frontend, put);
+}
+
+/// kube-proxy refuses by ICMP, of which a host sends a client one a second, after the first six: a
+/// client that is quicker waits in vain. A reset comes always.
+fn refusal(protocol: Protocol) -> Target {
+    if protocol == Protocol::Tcp { Target::Reset } else { Target::Reject }
 }
 
 fn told(kind: FrontendKind) -> &'static str {

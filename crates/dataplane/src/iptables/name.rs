@@ -146,6 +146,8 @@ pub enum Chain {
     Firewall,
     /// filter: ClusterIPs at ports that are no Service's. Not one of kube-proxy's.
     ClusterIps,
+    /// filter: refuse, by the means of the protocol. Not one of kube-proxy's.
+    Refuse,
     /// nat: masquerade what is marked.
     Postrouting,
     /// nat: mark.
@@ -160,7 +162,7 @@ pub enum Chain {
 }
 
 /// The chains with names of their own.
-const NAMED: [(Chain, &str); 16] = [
+const NAMED: [(Chain, &str); 17] = [
     (Chain::Hook(Hook::Prerouting), "PREROUTING"),
     (Chain::Hook(Hook::Input), "INPUT"),
     (Chain::Hook(Hook::Forward), "FORWARD"),
@@ -173,6 +175,7 @@ const NAMED: [(Chain, &str); 16] = [
     (Chain::Forward, "KUBE-FORWARD"),
     (Chain::Firewall, "KUBE-FIREWALL"),
     (Chain::ClusterIps, "KUBE-CLUSTER-IPS"),
+    (Chain::Refuse, "KUBE-REFUSE"),
     (Chain::Postrouting, "KUBE-POSTROUTING"),
     (Chain::MarkMasq, "KUBE-MARK-MASQ"),
     (Chain::MarkOffCluster, "KUBE-MARK-OFF-CLUSTER"),

@@ -4,7 +4,7 @@
 use super::image::{Gate, Options, pod_networks};
 use super::name::{Chain, Hook, Table};
 use super::rule::{INVALID, KNOWN, KNOWN_OR_TRANSLATED, NEW, Rule, Target, Test};
-use model::{Family, Prefix};
+use model::{Family, Prefix, Protocol};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -57,6 +57,8 @@ pub(crate) fn program(options: &Options, family: Family) -> BTreeMap<(Table, Cha
     chains.insert((Table::Nat, Chain::MarkMasq), vec![Rule::to(Target::Mark(options.mark))]);
     chains.insert((Table::Nat, Chain::Postrouting), postrouting(options));
     chains.insert((Table::Filter, Chain::Forward), forward(options));
+    let reset = Rule::to(Target::Reset).protocol(Protocol::Tcp);
+    chains.insert((Table::Filter, Chain::Refuse), vec![reset, Rule::to(Target::Reject)]);
     let networks = pod_networks(options, family);
     if networks.len() > 1 {
         let back = networks.iter().map(|network| Rule::to(Target::Return).from(true, *network));

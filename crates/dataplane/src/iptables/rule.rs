@@ -65,8 +65,10 @@ pub enum Target {
     Accept,
     /// Drops it.
     Drop,
-    /// Refuses it.
+    /// Refuses it by an ICMP error, of which a host sends a few a second only.
     Reject,
+    /// Refuses a TCP connection by a reset.
+    Reset,
     /// Goes back to the chain that led here.
     Return,
     /// Sets a mark.
@@ -211,6 +213,7 @@ impl fmt::Display for Target {
             Target::Accept => f.write_str("-j ACCEPT"),
             Target::Drop => f.write_str("-j DROP"),
             Target::Reject => f.write_str("-j REJECT"),
+            Target::Reset => f.write_str("-j REJECT --reject-with tcp-reset"),
             Target::Return => f.write_str("-j RETURN"),
             Target::Mark(bit) => write!(f, "-j MARK --set-xmark {bit:#x}/{bit:#x}"),
             Target::Flip(bit) => write!(f, "-j MARK --set-xmark {bit:#x}/0x0"),
@@ -370,6 +373,7 @@ fn target<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Target> {
         "RETURN" => Target::Return,
         "REJECT" => match (words.next(), words.next()) {
             (None, None) => Target::Reject,
+            (Some("--reject-with"), Some("tcp-reset")) => Target::Reset,
             (Some("--reject-with"), Some("icmp-port-unreachable" | "icmp6-port-unreachable")) => {
                 Target::Reject
             }

@@ -64,7 +64,7 @@ impl Reader<'_> {
             sources: vec![],
         };
         match rule.target? {
-            Target::Reject => shown.verdict = "reject",
+            Target::Reject | Target::Reset => shown.verdict = "reject",
             Target::Drop => shown.verdict = "drop",
             Target::Jump(chain) => self.chain(chain, at, &mut shown),
             // What table filter refuses stands there.

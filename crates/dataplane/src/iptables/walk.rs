@@ -178,7 +178,7 @@ impl Walker<'_> {
             None | Some(Target::Mark(_) | Target::Flip(_)) => vec![(path, End::Back)],
             Some(Target::Accept) => vec![(path, End::Accept)],
             Some(Target::Drop) => vec![(path, End::Drop)],
-            Some(Target::Reject) => vec![(path, End::Reject)],
+            Some(Target::Reject | Target::Reset) => vec![(path, End::Reject)],
             Some(Target::Return) => vec![(path, End::Back)],
             Some(Target::Masquerade(_)) => {
                 path.masquerade = true;

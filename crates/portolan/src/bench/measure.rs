@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::janitor::{Janitor, Scratch};
 use lab::{Connects, Door, Host, Lab, Latencies, Node};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::thread::sleep;
@@ -66,6 +67,11 @@ pub(super) struct Row {
     pub(super) connect_no_service_p50_us: f64,
     /// On a node without any table at all.
     pub(super) connect_bare_p50_us: f64,
+    /// To the first and the last Service by name, and their ratios to `connect_direct_p50_us`.
+    pub(super) connect_first_p50_us: f64,
+    pub(super) connect_last_p50_us: f64,
+    pub(super) first_ratio: f64,
+    pub(super) last_ratio: f64,
     /// Connections along each way.
     pub(super) rounds: usize,
     /// Changes of an endpoint.
@@ -98,9 +104,14 @@ impl Stage {
 /// Measures one size in one mode.
 pub(super) fn measure(task: &Task<'_>, janitor: &Janitor) -> Result<Row, Error> {
     let Task { mode, size, rounds, changes, parent } = *task;
-    // Somewhere in the middle of the tables.
-    let measured = size.services / 2;
-    let behind: Vec<IpAddr> = (0..size.endpoints).map(|e| size.endpoint(measured, e).into()).collect();
+    let [first, last] = size.ends();
+    let measured = [size.middle(), first, last];
+    let those: BTreeSet<u32> = measured.into_iter().collect();
+    let endpoints = |service: &u32| {
+        let service = *service;
+        (0..size.endpoints).map(move |e| IpAddr::from(size.endpoint(service, e)))
+    };
+    let behind: Vec<IpAddr> = those.iter().flat_map(endpoints).collect();
     let mut lab = Lab::new()?;
     let loaded = Stage::new(&mut lab, "loaded", 0, &behind)?;
     let empty = Stage::new(&mut lab, "empty", 1, &[])?;
@@ -108,26 +119,33 @@ pub(super) fn measure(task: &Task<'_>, janitor: &Janitor) -> Result<Row, Error> 
 
     let nothing = janitor.directory(parent, "bench-empty")?;
     synthetic::write_node(&nothing, &empty.node)?;
-    let mut beside = Daemon::start(&empty.node, mode, nothing.path(), janitor)?;
+    let configured = janitor.directory(parent, "bench-configuration")?;
+    synthetic::write_configuration(&configured)?;
+    let configuration = configured.path().join(synthetic::CONFIGURATION);
+    let start = |node, manifests| Daemon::start_with(node, mode, manifests, Some(&configuration), janitor);
+    let mut beside = start(&empty.node, nothing.path())?;
     beside.wait("synced", CHANGE_MAX)?;
     let manifests = janitor.directory(parent, "bench")?;
     synthetic::write_node(&manifests, &loaded.node)?;
     synthetic::write_services(&manifests, size)?;
 
-    let mut daemon = Daemon::start(&loaded.node, mode, manifests.path(), janitor)?;
+    let mut daemon = start(&loaded.node, manifests.path())?;
     let synced = daemon.wait("synced", SYNC_MAX)?;
-    let Changed { took, seen } = change(&mut daemon, &manifests, size, measured, changes)?;
+    let Changed { took, seen } = change(&mut daemon, &manifests, size, &those, changes)?;
     complain(&mut daemon)?;
 
-    let service = SocketAddr::new(size.cluster_ip(measured).into(), PORT);
+    let [service, first, last] =
+        measured.map(|service| SocketAddr::new(size.cluster_ip(service).into(), PORT));
     let ways = [
         (&loaded.client, service),
+        (&loaded.client, first),
+        (&loaded.client, last),
         (&loaded.client, loaded.plain),
         (&empty.client, empty.plain),
         (&bare.client, bare.plain),
     ];
     let doors = [&loaded.door, &empty.door, &bare.door];
-    let [service, plain, direct, bare] = connect(&ways, &doors, rounds)?;
+    let [service, first, last, plain, direct, bare] = connect(&ways, &doors, rounds)?;
     Ok(Row {
         mode: synced.field("mode").unwrap_or(mode).to_owned(),
         services: size.services,
@@ -146,6 +164,10 @@ pub(super) fn measure(task: &Task<'_>, janitor: &Janitor) -> Result<Row, Error> 
         change_seen_p99_ms: milliseconds(seen.p99()),
         connect_no_service_p50_us: microseconds(plain.p50()),
         connect_bare_p50_us: microseconds(bare.p50()),
+        connect_first_p50_us: microseconds(first.p50()),
+        connect_last_p50_us: microseconds(last.p50()),
+        first_ratio: rounded(first.ratio(&direct)),
+        last_ratio: rounded(last.ratio(&direct)),
         rounds,
         changes,
     })
@@ -164,7 +186,7 @@ fn change(
     daemon: &mut Daemon,
     manifests: &Scratch,
     size: Size,
-    measured: u32,
+    measured: &BTreeSet<u32>,
     changes: u32,
 ) -> Result<Changed, Error> {
     let (mut took, mut seen) = (Vec::new(), Vec::new());
@@ -174,8 +196,11 @@ fn change(
         let leaves = number % 2 == 0;
         if leaves {
             service = chance.below(size.services);
-            if service == measured && size.services > 1 {
-                service = (service + 1) % size.services;
+            // The measured ones stay as they are, if there are others.
+            for _ in 0..measured.len() {
+                if measured.contains(&service) {
+                    service = (service + 1) % size.services;
+                }
             }
         }
         sleep(CHANGE_EVERY);

@@ -26,7 +26,7 @@ const fn column(heading: [&'static str; 2], decimals: usize, figure: Figure) -> 
     Column { heading, decimals, figure }
 }
 
-const COLUMNS: [Column; 13] = [
+const COLUMNS: [Column; 15] = [
     column(["", "Services"], 0, |row| f64::from(row.services)),
     column(["end-", "points"], 0, |row| f64::from(row.endpoints)),
     column(["load", "s"], 2, |row| row.load_s),
@@ -38,6 +38,8 @@ const COLUMNS: [Column; 13] = [
     column(["connect", "direct µs"], 2, |row| row.connect_direct_p50_us),
     column(["", "Service µs"], 2, |row| row.connect_service_p50_us),
     column(["to direct", "Service"], 3, |row| row.connect_ratio),
+    column(["", "the first"], 3, |row| row.first_ratio),
+    column(["", "the last"], 3, |row| row.last_ratio),
     column(["", "no Service"], 3, |row| row.no_service_ratio),
     column(["connect", "bare µs"], 2, |row| row.connect_bare_p50_us),
 ];
@@ -70,6 +72,69 @@ pub(super) fn table_row(row: &Row) -> String {
     text
 }
 
+/// A connection that takes so many times as long as with empty tables hurts.
+const HURTS: f64 = 1.5;
+
+/// Where on this node a mode whose rules stand one after another begins to hurt, in one sentence for
+/// each such mode; and of the others that they do not.
+pub(super) fn verdicts(rows: &[Row]) -> Vec<String> {
+    let mut modes: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        modes.entry(&row.mode).or_default().push(row);
+    }
+    let told = modes.into_iter().filter_map(|(mode, rows)| {
+        let most = rows.iter().map(|row| row.services).max()?;
+        let at = |figure: Figure| {
+            let points: Vec<_> = rows.iter().map(|row| (f64::from(row.services), figure(row))).collect();
+            hurts_at(&points).filter(|services| *services <= 10.0 * f64::from(most))
+        };
+        let middle = at(|row| row.connect_service_p50_us);
+        Some(match (middle, at(|row| row.connect_last_p50_us), at(|row| row.connect_no_service_p50_us)) {
+            (Some(middle), last, none) => {
+                let or = |services: Option<f64>| services.map_or("no number".to_owned(), round);
+                format!(
+                    "On this node {mode} begins to hurt at about {} Services: there a connection through a \
+                     Service in the middle of the table takes half as long again as with few. The last \
+                     Service of the table is there at {}, and a connection to no Service at all at {}.",
+                    round(middle),
+                    or(last),
+                    or(none),
+                )
+            }
+            (None, ..) if rows.len() > 1 => {
+                format!("On this node {mode} does not hurt up to {most} Services.")
+            }
+            (None, ..) => return None,
+        })
+    });
+    told.collect()
+}
+
+/// Two figures are as much as is known.
+fn round(services: f64) -> String {
+    let unit = 10_f64.powf(services.max(1.0).log10().floor() - 1.0).max(1.0);
+    format!("{}", (services / unit).round() * unit)
+}
+
+/// Where a + b·n, fitted to the points, passes 1.5 a. Each point counts by its relative error, for
+/// the noise of a measurement grows with what is measured.
+fn hurts_at(points: &[(f64, f64)]) -> Option<f64> {
+    let weights = points.iter().filter(|(_, y)| *y > 0.0).map(|(x, y)| (1.0 / (y * y), *x, *y));
+    let [mut w, mut wx, mut wy, mut wxx, mut wxy] = [0.0; 5];
+    for (weight, x, y) in weights {
+        w += weight;
+        wx += weight * x;
+        wy += weight * y;
+        wxx += weight * x * x;
+        wxy += weight * x * y;
+    }
+    let determinant = w * wxx - wx * wx;
+    (determinant > 0.0).then_some(())?;
+    let b = (w * wxy - wx * wy) / determinant;
+    let a = (wy - b * wx) / w;
+    (a > 0.0 && b > 0.0).then(|| (HURTS - 1.0) * a / b)
+}
+
 /// A page with plots and the table.
 pub(super) fn page(rows: &[Row]) -> String {
     let plots = [
@@ -87,6 +152,12 @@ pub(super) fn page(rows: &[Row]) -> String {
             "ratio of medians",
             &[("through a Service", |row| row.connect_ratio), ("to no Service", |row| row.no_service_ratio)],
         ),
+        plot(
+            rows,
+            "Where the Service stands among all, by name",
+            "ratio of medians",
+            &[("last", |row| row.last_ratio), ("first", |row| row.first_ratio)],
+        ),
     ];
     let plots: String = plots.iter().map(|plot| format!("<figure>{}</figure>\n", plot.svg())).collect();
     let mut table = String::new();
@@ -99,7 +170,9 @@ pub(super) fn page(rows: &[Row]) -> String {
     }
     let headings: String =
         COLUMNS.iter().map(|c| format!("<th>{}<br>{}", c.heading[0], c.heading[1])).collect();
-    format!("{HEAD}{plots}<table>\n<tr><th>mode{headings}\n{table}</table>\n{FOOT}")
+    let verdict: String =
+        verdicts(rows).iter().map(|sentence| format!("<p><b>{sentence}</b></p>\n")).collect();
+    format!("{HEAD}{verdict}<main>\n{plots}<table>\n<tr><th>mode{headings}\n{table}</table>\n{FOOT}")
 }
 
 /// One series for each mode and each of these figures.
@@ -141,7 +214,6 @@ th:first-child, td:first-child { text-align: left }
 <h1>portolan bench</h1>
 <p>How modes scale with the number of Services on one node's kernel. Times in seconds are this
 machine's; ratios, from connections interleaved by one thread, carry over to others.</p>
-<main>
 "#;
 
 const FOOT: &str = r"</main>
@@ -150,3 +222,18 @@ const FOOT: &str = r"</main>
 the event in the daemon's hand to the kernel's acknowledgement. Direct: to a pod on a node whose
 daemon has no Service; bare: the same on a node without any daemon.</p>
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_it_hurts() {
+        // 20 µs and 10 ns a Service.
+        let line = [100.0, 1000.0, 5000.0].map(|n| (n, 20.0 + 0.01 * n));
+        assert_eq!(hurts_at(&line).map(|n| n.round()), Some(1000.0));
+        assert_eq!(hurts_at(&[(1.0, 20.0), (1000.0, 20.0)]), None);
+        assert_eq!(hurts_at(&[(1000.0, 20.0)]), None);
+        assert_eq!([1234.0, 98.7, 15_500.0].map(round), ["1200", "99", "16000"]);
+    }
+}

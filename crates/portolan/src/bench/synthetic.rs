@@ -40,6 +40,21 @@ impl Size {
         nth(SERVICES, service + 2)
     }
 
+    /// The first and the last Service by name, which is their order where rules stand one after
+    /// another.
+    pub(super) fn ends(self) -> [u32; 2] {
+        let name = |service: &u32| (namespace(*service), format!("app-{service}"));
+        let first = (0..self.services).min_by_key(name).unwrap_or(0);
+        [first, (0..self.services).max_by_key(name).unwrap_or(0)]
+    }
+
+    /// The one in the middle.
+    pub(super) fn middle(self) -> u32 {
+        let mut all: Vec<u32> = (0..self.services).collect();
+        all.sort_by_cached_key(|service| (namespace(*service), format!("app-{service}")));
+        all.get(all.len() / 2).copied().unwrap_or(0)
+    }
+
     /// The address of an endpoint.
     pub(super) fn endpoint(self, service: u32, endpoint: u32) -> Ipv4Addr {
         nth(ENDPOINTS, service * self.endpoints + endpoint)
@@ -73,6 +88,18 @@ pub(super) fn write_node(manifests: &Scratch, node: &lab::Node) -> Result<(), Er
     write(manifests, "service-cidr.json", &networks.to_string())?;
     write(manifests, "node.json", &own.to_string())
 }
+
+/// Writes a configuration in which changes do not wait for each other in any mode, so that how long
+/// they take can be told.
+pub(super) fn write_configuration(directory: &Scratch) -> Result<(), Error> {
+    let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
+                kind: KubeProxyConfiguration\n\
+                iptables: {minSyncPeriod: 1ms}\n";
+    write(directory, CONFIGURATION, text)
+}
+
+/// Its name.
+pub(super) const CONFIGURATION: &str = "configuration.yaml";
 
 /// Writes all Services and their EndpointSlices.
 pub(super) fn write_services(manifests: &Scratch, size: Size) -> Result<(), Error> {

@@ -10,6 +10,7 @@ mod deploy;
 mod dns;
 mod doctor;
 mod error;
+mod explain;
 mod health_ports;
 mod janitor;
 mod kube_proxy;

@@ -45,6 +45,10 @@ pub(crate) struct Arguments {
     /// The interface that it comes in through, where local pods are told by interfaces
     #[arg(long = "in-interface", value_name = "NAME")]
     in_interface: Option<String>,
+    /// Tell its way as the kernel walks it, too: rules evaluated in mode iptables against look-ups
+    /// in the others, counted in the tables that these manifests make
+    #[arg(long)]
+    explain: bool,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
@@ -81,20 +85,43 @@ fn protocol(text: &str) -> Result<Protocol, String> {
 
 /// Answers one question.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let Arguments { manifests, node, config, mode, node_addresses, from, to, protocol, in_interface, json } =
-        arguments;
+    let Arguments {
+        manifests,
+        node,
+        config,
+        mode,
+        node_addresses,
+        from,
+        to,
+        protocol,
+        in_interface,
+        explain: ways,
+        json,
+    } = arguments;
     if Family::of(from) != Family::of(to.ip()) {
         output::usage(format_args!("--from {from} and --to {to} are not of one family"));
     }
     let cluster = load(&manifests)?;
-    let settings = settings(config.as_deref(), mode, &node, &node_addresses)?;
+    let configuration = configuration(config.as_deref())?;
+    let settings = settings(&configuration, mode, &node, &node_addresses)?;
     let on_interfaces = on_interfaces(&cluster, &settings, node_addresses);
     let rules = plan::rules(&cluster, &settings);
     let packet = Packet { from, interface: in_interface, to: to.ip(), port: to.port(), protocol };
     let verdict = plan::trace(&rules, &on_interfaces, &packet);
+    let ways = match ways {
+        true => Some(crate::explain::ways(&cluster, &configuration, &settings, &on_interfaces, &packet)),
+        false => None,
+    };
     let text = match json {
-        true => serde_json::to_string(&Answer::of(&verdict)).map_err(|e| Error::Output(e.into()))? + "\n",
-        false => explain(&rules, &packet, &verdict),
+        true => {
+            let answer = Answer { ways, ..Answer::of(&verdict) };
+            serde_json::to_string(&answer).map_err(|e| Error::Output(e.into()))? + "\n"
+        }
+        false => {
+            let asked = mode.unwrap_or(configuration.mode);
+            let ways = ways.map(|ways| crate::explain::told(&ways, asked.name())).unwrap_or_default();
+            explain(&rules, &packet, &verdict) + &ways
+        }
     };
     std::io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;
     Ok(ExitCode::SUCCESS)
@@ -114,24 +141,23 @@ fn load(manifests: &Path) -> Result<Cluster, Error> {
     Ok(cluster)
 }
 
+fn configuration(file: Option<&Path>) -> Result<Configuration, Error> {
+    let Some(file) = file else { return Ok(Configuration::default()) };
+    let config::Loaded { configuration, warnings, .. } = config::load(file)?;
+    warnings.iter().for_each(output::warning);
+    Ok(configuration)
+}
+
 /// What the plan needs to know. The mode on the command line wins over the file's.
 fn settings(
-    file: Option<&Path>,
+    configuration: &Configuration,
     mode: Option<Mode>,
     node: &str,
     given: &[IpAddr],
 ) -> Result<Settings, Error> {
-    let configuration = match file {
-        Some(file) => {
-            let config::Loaded { configuration, warnings, .. } = config::load(file)?;
-            warnings.iter().for_each(output::warning);
-            configuration
-        }
-        None => Configuration::default(),
-    };
     match mode.unwrap_or(configuration.mode) {
         Mode::Ebpf => Err(Error::NotBuilt("ebpf")),
-        mode => Ok(config::settings(&configuration, mode, node.into(), given.to_vec())),
+        mode => Ok(config::settings(configuration, mode, node.into(), given.to_vec())),
     }
 }
 
@@ -165,6 +191,8 @@ struct Answer {
     backends: Vec<SocketAddr>,
     masquerade: bool,
     affinity_seconds: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ways: Option<Vec<crate::explain::Way>>,
 }
 
 impl Answer {

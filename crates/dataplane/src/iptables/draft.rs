@@ -147,15 +147,15 @@ impl Drafter<'_> {
         put: &mut impl FnMut(Step),
     ) {
         let mut kept = HashSet::new();
-        if self.part == 1 {
-            if let Some(service) = after {
-                self.chains(service, &mut |chain, rules| {
-                    kept.insert(chain);
-                    if self.has.chains.get(&chain) != Some(&fingerprint(&rules)) {
-                        put(Step::Put(Table::Nat, chain, rules));
-                    }
-                });
-            }
+        if let Some(service) = after
+            && self.part == 1
+        {
+            self.chains(service, &mut |chain, rules| {
+                kept.insert(chain);
+                if self.has.chains.get(&chain) != Some(&fingerprint(&rules)) {
+                    put(Step::Put(Table::Nat, chain, rules));
+                }
+            });
         }
         if let Some(service) = after {
             lines(service, self.family, self.options, &mut |gate, rule| self.line(gate, rule, put));

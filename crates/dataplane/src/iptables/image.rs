@@ -12,7 +12,7 @@ use plan::{
     At, Backend, Frontend, FrontendKind, LocalSources, Masquerade, NodeRules, PoolKind, PortRules, Rules,
     ServiceRules, Target as Fate,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -113,13 +113,18 @@ impl Image {
         let mut image = Image::default();
         image.chains.extend(program::program(options, family));
         let mut cluster_ips = ClusterIps::default();
+        let mut seen: HashSet<(Gate, Rule)> = HashSet::new();
         for service in rules.services.values() {
             for port in service.ports.iter().filter(|p| p.family == family) {
                 chains(&PortNames::of(service, port), port, options, &mut |chain, rules| {
                     image.chains.insert((Table::Nat, chain), rules);
                 });
             }
-            lines(service, family, options, &mut |gate, rule| image.add(gate, rule));
+            lines(service, family, options, &mut |gate, rule| {
+                if seen.insert((gate, rule.clone())) {
+                    image.add(gate, rule);
+                }
+            });
             cluster_ips.count(service, family, options, true);
         }
         for gate in Gate::ALL {
@@ -129,10 +134,7 @@ impl Image {
     }
 
     fn add(&mut self, gate: Gate, rule: Rule) {
-        let rules = self.chains.entry(gate.place()).or_default();
-        if !rules.contains(&rule) {
-            rules.push(rule);
-        }
+        self.chains.entry(gate.place()).or_default().push(rule);
     }
 
     /// The rules of a chain; none if it is not there.

@@ -15,7 +15,7 @@
 use super::image::{Gate, Image};
 use super::name::{Chain, Table};
 use super::rule::Rule;
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::fmt::Write;
 
 /// How many parts a change has.
@@ -161,10 +161,10 @@ fn gate_steps(gate: Gate, has: &Image, wants: &Image, parts: [&mut Vec<Step>; PA
     let (table, chain) = gate.place();
     let (has, wants) = (has.rules(table, chain), wants.rules(table, chain));
     let (come, go) = line_parts(gate);
-    let there: BTreeSet<String> = has.iter().map(Rule::to_string).collect();
-    let wanted: BTreeSet<String> = wants.iter().map(Rule::to_string).collect();
+    let there: HashSet<&Rule> = has.iter().collect();
+    let wanted: HashSet<&Rule> = wants.iter().collect();
     for (index, part) in parts.into_iter().enumerate() {
-        for rule in wants.iter().filter(|rule| !there.contains(&rule.to_string())) {
+        for rule in wants.iter().filter(|rule| !there.contains(rule)) {
             // What belongs to the end of a filter chain leads on to others, which must be whole.
             let last = gate.is_last(rule);
             if index == (if last && table == Table::Filter { PARTS - 1 } else { come }) {
@@ -172,7 +172,7 @@ fn gate_steps(gate: Gate, has: &Image, wants: &Image, parts: [&mut Vec<Step>; PA
                 part.push(make(table, chain, rule.clone()));
             }
         }
-        for rule in has.iter().filter(|rule| !wanted.contains(&rule.to_string())) {
+        for rule in has.iter().filter(|rule| !wanted.contains(rule)) {
             let last = gate.is_last(rule) && table == Table::Filter;
             if index == (if last { PARTS - 1 } else { go }) {
                 part.push(Step::Delete(table, chain, rule.clone()));

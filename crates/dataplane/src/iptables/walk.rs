@@ -20,6 +20,16 @@ pub struct Walk {
     pub way: Vec<(Table, Chain, u32)>,
 }
 
+impl Walk {
+    /// How many chains it enters on the longest way.
+    pub fn chains(&self) -> usize {
+        let mut chains: Vec<_> = self.way.iter().map(|(table, chain, _)| (table, chain)).collect();
+        chains.sort_unstable();
+        chains.dedup();
+        chains.len()
+    }
+}
+
 /// One way that a packet may take, so far.
 #[derive(Clone, Debug, Default)]
 struct Path {

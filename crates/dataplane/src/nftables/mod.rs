@@ -18,6 +18,6 @@ pub use half::{Half, Tables};
 pub use image::{Front, Image, Inside, Item, ItemKey, Jump, Key, Masquerading, Pick, Placement};
 pub use kernel::Kernel;
 pub use plane::{Drift, Plane, Preview};
-pub use ruleset::{Balancer, Options};
+pub use ruleset::{Balancer, Options, program_size};
 pub use steps::{Commit, Draft, Element, Group, Step, steps};
 pub use walk::{Walk, walk};

@@ -169,6 +169,12 @@ pub(super) fn program(
     Program { chains, sets }
 }
 
+/// How many chains and rules the program has beside an image, in which no Service has one of its own.
+pub fn program_size(family: Family, options: &Options, image: &super::Image) -> (usize, usize) {
+    let program = program(family, options, &image.picks, &image.source_lengths());
+    (program.chains.len(), program.chains.iter().map(|chain| chain.rules.len()).sum())
+}
+
 /// The chain of one pick.
 pub(super) fn pick_chain(family: Family, options: &Options, pick: &Pick) -> ChainSpec {
     Ruleset { family, options }.pick(pick)

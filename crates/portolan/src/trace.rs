@@ -205,6 +205,7 @@ impl Answer {
             backends: backends.iter().map(|b| b.socket()).collect(),
             masquerade: *masquerade,
             affinity_seconds: *affinity_seconds,
+            ways: None,
         }
     }
 }

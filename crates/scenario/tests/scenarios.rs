@@ -67,7 +67,10 @@ fn main() -> ExitCode {
         }
     }
     let known = |name: &&str| paths.iter().any(|path| path.file_stem().is_some_and(|stem| stem == *name));
-    assert!(REVERSED_IN_MACHINE.iter().chain([&SCTP]).all(known), "a scenario to be reversed has another name now");
+    assert!(
+        REVERSED_IN_MACHINE.iter().chain([&SCTP]).all(known),
+        "a scenario to be reversed has another name now"
+    );
     trials.push(Trial::test("enough-flows", move || enough_flows(&paths)));
     if in_machine {
         trials.push(Trial::test("sctp", has_sctp));

@@ -68,7 +68,11 @@ impl Scenario {
             head,
             corefile: section("corefile").ok_or("no section `corefile`")?,
             manifests: section("manifests"),
-            server: section("server").unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect(),
+            server: section("server")
+                .unwrap_or_default()
+                .lines()
+                .filter_map(|line| line.parse().ok())
+                .collect(),
             questions: read_questions(&questions)?,
         })
     }

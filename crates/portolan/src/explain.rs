@@ -117,6 +117,7 @@ fn by_ipvs(
         node: rules.node.clone(),
         node_addresses: node_addresses.iter().copied().collect(),
         scheduler: (&*configuration.ipvs.scheduler).into(),
+        lacking: Default::default(),
         drop_invalid,
         excluded: configuration.ipvs.exclude_cidrs.clone(),
     };

@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn rights_as_rbac_names_them() {
         assert_eq!(
-            rights(Keep { names: false }),
+            rights(Keep::default()),
             [
                 ("", "services"),
                 ("discovery.k8s.io", "endpointslices"),

@@ -233,7 +233,12 @@ impl Instance {
 
     fn read(&self) -> Result<Vec<corefile::Block>, Error> {
         let (name, text) = self.options.corefile.read()?;
-        Ok(corefile::parse(&name, &text, &Outside)?)
+        let blocks = corefile::parse(&name, &text, &Outside)?;
+        if blocks.is_empty() {
+            // As a file is for a moment while somebody writes it anew.
+            return Err(corefile::Error { file: name.into(), line: 1, what: "no server block".into() }.into());
+        }
+        Ok(blocks)
     }
 
     /// When to look whether the Corefile has changed.

@@ -38,6 +38,8 @@ pub const TARGETS: &[Target] = &[
         run: config::fuzz,
         places: &[("crates/config/tests/files", Seeds::Files)],
     },
+    Target { name: "corefiles", run: dns::corefile::fuzz, places: &[] },
+    Target { name: "dns_messages", run: wire::fuzz, places: &[] },
     Target { name: "manifests", run: watch::fuzz, places: &[("crates/watch/tests/cases", Seeds::Files)] },
     Target {
         name: "netlink_messages",

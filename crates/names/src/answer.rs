@@ -87,15 +87,14 @@ pub fn answer(zone: &Zone, options: &Options, question: &Question, reply: &mut R
     }
 }
 
-/// The zone's name as the question spells it.
+/// The zone's name as the question spells it, as bytes.
 #[derive(Clone, Copy)]
-struct Apex(Name);
+struct Apex<'q>(&'q [u8]);
 
-impl Apex {
-    fn of(name: &Name, zone_bytes: usize) -> Apex {
+impl<'q> Apex<'q> {
+    fn of(name: &'q Name, zone_bytes: usize) -> Apex<'q> {
         let bytes = name.as_bytes();
-        let end = bytes.get(bytes.len().saturating_sub(zone_bytes)..).unwrap_or_default();
-        Apex(Name::from_bytes(end).unwrap_or_default())
+        Apex(bytes.get(bytes.len().saturating_sub(zone_bytes)..).unwrap_or(&[0]))
     }
 
     /// A name below it. None is longer than a name can be, but for those of Services with the longest
@@ -103,7 +102,7 @@ impl Apex {
     fn below(&self, labels: &[&[u8]]) -> Option<Name> {
         let mut name = Name::ROOT;
         labels.iter().try_for_each(|label| name.push(label)).ok()?;
-        name.append(&self.0).ok()?;
+        name.append_bytes(self.0).ok()?;
         Some(name)
     }
 }
@@ -115,7 +114,7 @@ struct Asked<'q> {
     of: &'q ZoneName,
     rtype: Type,
     reply: &'q mut Reply,
-    apex: Apex,
+    apex: Apex<'q>,
 }
 
 impl Asked<'_> {

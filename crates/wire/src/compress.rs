@@ -12,8 +12,8 @@ const SLOTS: usize = 512;
 const TRIES: usize = 4;
 /// A pointer has fourteen bits.
 const POINTER_MAX: usize = 0x3fff;
-/// No name has more labels.
-const LABELS_MAX: usize = 128;
+/// A name of more labels is spelled out and forgotten; those of IPv6 addresses have 34.
+const LABELS_MAX: usize = 40;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
@@ -49,31 +49,14 @@ impl Compressor {
     /// Appends a name, its end as a pointer where one is found. With `whole` it is spelled out, and
     /// only remembered.
     pub(crate) fn write(&mut self, out: &mut Vec<u8>, name: &[u8], whole: bool) {
-        let mut hashes = [(0_u32, 0_usize); LABELS_MAX];
-        let mut count = 0;
-        let mut labels = Labels::of(name);
-        loop {
-            let at = name.len() - labels.rest().len();
-            if labels.next().is_none() {
-                break;
-            }
-            let Some(slot) = hashes.get_mut(count) else { break };
-            slot.1 = at;
-            count += 1;
-        }
-        let Some(hashes) = hashes.get_mut(..count) else { return };
-        // From the right, so that each hash continues the one of what follows it.
-        let mut hash = 0x811c_9dc5_u32;
-        let mut end = name.len();
-        for slot in hashes.iter_mut().rev() {
-            for &byte in name.get(slot.1..end).unwrap_or_default() {
-                hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-            }
-            end = slot.1;
-            slot.0 = hash;
-        }
+        let mut suffixes = [(0_u32, 0_u8); LABELS_MAX];
+        let Some(suffixes) = suffixes_of(name, &mut suffixes) else {
+            out.extend_from_slice(name);
+            return;
+        };
         let start = out.len();
-        for &(hash, at) in hashes.iter() {
+        for &(hash, at) in suffixes.iter() {
+            let at = usize::from(at);
             let suffix = name.get(at..).unwrap_or_default();
             let found = self.find(out, hash, suffix);
             match found {
@@ -87,6 +70,14 @@ impl Compressor {
             }
         }
         out.extend_from_slice(name);
+    }
+
+    /// Remembers a name that has been written as it is.
+    pub(crate) fn remember(&mut self, name: &[u8], start: usize) {
+        let mut suffixes = [(0_u32, 0_u8); LABELS_MAX];
+        for &mut (hash, at) in suffixes_of(name, &mut suffixes).into_iter().flatten() {
+            self.insert(hash, start + usize::from(at));
+        }
     }
 
     fn find(&self, out: &[u8], hash: u32, suffix: &[u8]) -> Option<u16> {
@@ -113,8 +104,41 @@ impl Compressor {
     }
 }
 
+/// The hash of each end of a name that begins with a label, and where it begins.
+fn suffixes_of<'s>(name: &[u8], into: &'s mut [(u32, u8); LABELS_MAX]) -> Option<&'s mut [(u32, u8)]> {
+    let mut count = 0;
+    let mut labels = Labels::of(name);
+    loop {
+        let at = name.len() - labels.rest().len();
+        if labels.next().is_none() {
+            break;
+        }
+        into.get_mut(count)?.1 = u8::try_from(at).ok()?;
+        count += 1;
+    }
+    let suffixes = into.get_mut(..count)?;
+    // From the right, so that each hash continues the one of what follows it.
+    let mut hash = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut end = name.len();
+    for (suffix, at) in suffixes.iter_mut().rev() {
+        let at = usize::from(*at);
+        let label = name.get(at..end).unwrap_or_default();
+        let (words, rest) = label.as_chunks::<8>();
+        let mut last = [0; 8];
+        for (into, byte) in last.iter_mut().zip(rest) {
+            *into = *byte;
+        }
+        for word in words.iter().chain([&last]) {
+            hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+            hash ^= hash >> 32;
+        }
+        end = at;
+        *suffix = hash as u32;
+    }
+    Some(suffixes)
+}
+
 fn place(hash: u32, step: usize) -> usize {
-    // The low bits of FNV are its best, the high ones help all the same.
     ((hash ^ hash >> 15) as usize).wrapping_add(step) & (SLOTS - 1)
 }
 

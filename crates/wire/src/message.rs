@@ -161,6 +161,12 @@ fn read_u32(bytes: &[u8], at: &mut usize) -> Result<u32, Malformed> {
 /// Reads the name that begins at `at`, following pointers, and moves there behind it. Each pointer
 /// must lead before everything that has been read, so there are no circles.
 pub(crate) fn read_name(bytes: &[u8], at: &mut usize) -> Result<Name, Malformed> {
+    // Most names have no pointer, and all questions.
+    let rest = bytes.get(*at..).ok_or(Malformed::Short)?;
+    if let Some(name) = Name::at_start(rest) {
+        *at += name.as_bytes().len();
+        return Ok(name);
+    }
     let mut name = [0; NAME_BYTES_MAX];
     let mut length = 0;
     let mut here = *at;

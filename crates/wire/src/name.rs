@@ -63,6 +63,21 @@ impl Name {
         }
     }
 
+    /// The name that bytes begin with, if it is spelled out.
+    pub(crate) fn at_start(bytes: &[u8]) -> Option<Name> {
+        let mut at = 0;
+        loop {
+            let length = usize::from(*bytes.get(at)?);
+            at += 1;
+            match length {
+                0 => break,
+                1..=LABEL_BYTES_MAX => at += length,
+                _ => return None,
+            }
+        }
+        bytes.get(..at).filter(|name| name.len() <= NAME_BYTES_MAX).map(Name::copy)
+    }
+
     /// Copies the bytes of what is known to be a name.
     fn copy(bytes: &[u8]) -> Name {
         let mut name = Name::ROOT;
@@ -103,6 +118,11 @@ impl Name {
     /// Adds another name at the right end.
     pub fn append(&mut self, other: &Name) -> Result<(), NameError> {
         other.labels().try_for_each(|label| self.push(label))
+    }
+
+    /// Adds the labels of the bytes of a name at the right end.
+    pub fn append_bytes(&mut self, other: &[u8]) -> Result<(), NameError> {
+        Labels(other).try_for_each(|label| self.push(label))
     }
 
     /// Whether it is the same name, whatever the case of its letters.

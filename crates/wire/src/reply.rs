@@ -50,6 +50,13 @@ pub struct Record {
     rdata: Span,
 }
 
+impl Record {
+    /// It is an address of the name that was asked for.
+    fn is_plain(&self) -> bool {
+        self.owner.0.is_none() && matches!(self.rtype, Type::A | Type::AAAA)
+    }
+}
+
 /// An answer while it is being made.
 #[derive(Clone, Debug, Default)]
 pub struct Reply {
@@ -216,8 +223,13 @@ impl Reply {
 
     /// Puts a name into the buffer, for any number of records.
     pub fn own(&mut self, name: &Name) -> Owner {
+        self.own_bytes(name.as_bytes())
+    }
+
+    /// The same for the bytes of a name, or of the end of one.
+    pub fn own_bytes(&mut self, name: &[u8]) -> Owner {
         let at = self.begin();
-        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(name);
         Owner(Some(self.end(at)))
     }
 
@@ -348,12 +360,18 @@ impl Reply {
         compressor.begin();
         let questions = u16::from(envelope.question.is_some());
         if let Some(Question { name, rtype, class }) = &envelope.question {
-            compressor.write(out, name.as_bytes(), false);
+            out.extend_from_slice(name.as_bytes());
             out.extend_from_slice(&rtype.0.to_be_bytes());
             out.extend_from_slice(&class.0.to_be_bytes());
         }
         let opt = envelope.edns.map_or(0, |_| 11 + self.options.len());
         let limit = envelope.limit.saturating_sub(opt);
+        // An answer of nothing but addresses has no other name to compress.
+        if let Some(question) = &envelope.question
+            && self.records.iter().any(|record| !record.is_plain())
+        {
+            compressor.remember(question.name.as_bytes(), HEADER_BYTES);
+        }
         let mut counts = [0_u16; 3];
         let mut truncated = self.truncated;
         'sections: for (section, count) in Section::ALL.into_iter().zip(&mut counts) {
@@ -396,6 +414,11 @@ impl Reply {
     }
 
     fn write_record(&self, record: &Record, compressor: &mut Compressor, out: &mut Vec<u8>) {
+        if record.is_plain()
+            && let Ok(address) = <[u8; 4]>::try_from(self.rdata(record))
+        {
+            return out.extend_from_slice(&plain(record, address));
+        }
         match record.owner.0 {
             // The question stands first, right behind the header.
             None => out.extend_from_slice(&[0xc0, 0x0c]),
@@ -463,6 +486,14 @@ impl Reply {
         out.extend_from_slice(&u16::try_from(self.options.len()).unwrap_or(0).to_be_bytes());
         out.extend_from_slice(&self.options);
     }
+}
+
+/// The bytes of an A record of the name that was asked for.
+fn plain(record: &Record, [a, b, c, d]: [u8; 4]) -> [u8; 16] {
+    let [type_high, type_low] = record.rtype.0.to_be_bytes();
+    let [class_high, class_low] = record.class.0.to_be_bytes();
+    let [e, f, g, h] = record.ttl.to_be_bytes();
+    [0xc0, 0x0c, type_high, type_low, class_high, class_low, e, f, g, h, 0, 4, a, b, c, d]
 }
 
 fn is_name(bytes: &[u8]) -> bool {

@@ -41,6 +41,9 @@ impl Asked<'_> {
         if self.options.no_endpoints {
             return false;
         }
+        if let Some(any) = self.all_addresses(of, entry, owner) {
+            return any;
+        }
         let pod_names = self.options.endpoint_pod_names;
         let wanted = of.endpoint.map(Wanted::new);
         let targets = || {
@@ -60,6 +63,26 @@ impl Asked<'_> {
             _ => {}
         }
         targets().next().is_some()
+    }
+
+    /// The addresses of all ready endpoints, where that is all that is asked for and none comes twice:
+    /// nearly always. `None` elsewhere; otherwise whether there are any endpoints.
+    fn all_addresses(&mut self, of: &Of<'_>, entry: &Entry, owner: Owner) -> Option<bool> {
+        let all = of.endpoint.is_none() && of.zone.is_none() && of.port.is_empty() && of.protocol.is_empty();
+        if !all || !entry.distinct || !matches!(self.rtype, Type::A | Type::AAAA) {
+            return None;
+        }
+        let ttl = self.options.ttl_s;
+        let mut any = false;
+        for endpoint in entry.slices.iter().flat_map(|slice| slice.endpoints.iter()) {
+            if endpoint.conditions.ready {
+                any = true;
+                if type_of(endpoint.address) == self.rtype {
+                    self.reply.push_address(Section::Answer, owner, ttl, endpoint.address);
+                }
+            }
+        }
+        Some(any)
     }
 
     fn addresses(&mut self, addresses: impl Iterator<Item = IpAddr>, owner: Owner, distinct: bool) {

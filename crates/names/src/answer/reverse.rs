@@ -10,7 +10,7 @@ impl Asked<'_> {
     pub(super) fn reverse(&mut self, name: &Name) -> Found {
         let Some(address) = address_of_reverse(name) else { return Found::Absent };
         let zone = self.zone;
-        let primary = super::Apex(self.options.primary);
+        let primary = super::Apex(self.options.primary.as_bytes());
         let mut names: Vec<Name> = Vec::new();
         let service = zone.with_cluster_ip(address).find(|entry| {
             entry.service.as_ref().is_some_and(|service| self.selected(service))

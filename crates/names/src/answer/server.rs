@@ -6,6 +6,12 @@ use model::ServiceKind;
 use std::net::IpAddr;
 use wire::{Name, Owner, Section, Type};
 
+/// The labels of the SOA's two names, before the zone's.
+const NS_DNS: &[u8] = b"\x02ns\x03dns";
+const HOSTMASTER: &[u8] = b"\x0ahostmaster";
+/// The longest name.
+const NAME_BYTES_MAX: usize = 255;
+
 /// Refresh, retry and expire, in seconds.
 const TIMES_S: [u32; 3] = [7200, 1800, 86_400];
 
@@ -13,13 +19,15 @@ impl Asked<'_> {
     /// The SOA, in the case of the question.
     pub(super) fn soa(&mut self, section: Section) {
         let ttl = self.options.ttl_s;
-        let names = (self.apex.below(&[b"ns", b"dns"]), self.apex.below(&[b"hostmaster"]));
-        let (Some(mname), Some(rname)) = names else { return };
-        let owner = self.reply.own(&self.apex.0);
+        let apex = self.apex.0;
+        if apex.len() + HOSTMASTER.len() > NAME_BYTES_MAX {
+            return;
+        }
+        let owner = self.reply.own_bytes(apex);
         let serial = self.zone.serial().to_be_bytes();
         let [refresh, retry, expire] = TIMES_S.map(u32::to_be_bytes);
         let minimum = ttl.to_be_bytes();
-        let parts = [mname.as_bytes(), rname.as_bytes(), &serial, &refresh, &retry, &expire, &minimum];
+        let parts = [NS_DNS, apex, HOSTMASTER, apex, &serial, &refresh, &retry, &expire, &minimum];
         self.reply.push_parts(section, owner, Type::SOA, ttl.min(SOA_TTL_MAX_S), &parts);
     }
 
@@ -58,7 +66,7 @@ impl Asked<'_> {
         let mut servers = Vec::new();
         let mut found = false;
         let below = match self.of.reverse {
-            true => super::Apex(self.options.primary),
+            true => super::Apex(self.options.primary.as_bytes()),
             false => self.apex,
         };
         let local = if self.options.no_endpoints { &[][..] } else { &self.options.local };

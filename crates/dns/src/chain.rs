@@ -84,6 +84,11 @@ pub trait Plugin: Send + Sync + 'static {
         true
     }
 
+    /// The records of a zone that it is the authority of, the SOA first (`transfer`).
+    fn zone_records(&self, _zone: &Name) -> Option<Vec<crate::zonefile::Record>> {
+        None
+    }
+
     /// Its configuration has come into force: background work may begin. Called on the runtime.
     fn start(self: Arc<Self>) {}
 
@@ -143,6 +148,19 @@ impl At<'_> {
         Box::pin(async move {
             let progress = self.chain.walk_in(exchange, self.routes, from, from);
             self.chain.finish(exchange, self.routes, from, progress).await;
+        })
+    }
+
+    /// Asks the server itself a question on behalf of an exchange, and gives all that came of it.
+    /// `None` where questions lead to questions for too long.
+    pub fn inquire<'a>(&'a self, basis: &Exchange, question: Question) -> Later<'a, Option<Exchange>> {
+        let mut exchange = basis.another(question);
+        Box::pin(async move {
+            if exchange.depth > DEPTH_MAX {
+                return None;
+            }
+            self.routes.answer_wholly(&mut exchange).await;
+            Some(exchange)
         })
     }
 

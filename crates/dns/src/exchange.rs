@@ -90,6 +90,8 @@ pub struct Exchange {
     pub asked: Asked,
     /// The answer as it stands; plugins may change it on the way out.
     pub reply: Reply,
+    /// Messages that follow the reply on a stream: the rest of a zone transfer.
+    pub more: Vec<Reply>,
     /// Who asks.
     pub from: From,
     /// When the question came.
@@ -115,6 +117,7 @@ impl Exchange {
         Exchange {
             asked: Asked::default(),
             reply: Reply::default(),
+            more: Vec::new(),
             from: From::default(),
             received: now,
             original: Question::default(),
@@ -133,6 +136,7 @@ impl Exchange {
         self.from = from;
         self.received = now;
         self.reply.clear();
+        self.more.clear();
         self.outcome = None;
         self.settled_by = "";
         self.depth = 0;

@@ -31,4 +31,5 @@ mod testing;
 mod udp;
 mod upstream;
 pub mod web;
+mod zone;
 pub mod zonefile;

@@ -61,6 +61,19 @@ pub struct BlockSettings {
     pub timeouts: Timeouts,
     /// Names of the plugins of the block.
     pub plugins: BTreeSet<&'static str>,
+    /// Who is told when a zone has changed (`transfer`).
+    pub notifies: Vec<Notify>,
+}
+
+/// Who is told when one of these zones has changed.
+#[derive(Clone, Debug)]
+pub struct Notify {
+    /// The zones, and those below them.
+    pub zones: Vec<Name>,
+    /// Who.
+    pub to: Vec<SocketAddr>,
+    /// The address that we say it from.
+    pub source: Option<IpAddr>,
 }
 
 impl World {
@@ -328,6 +341,7 @@ fn set_up_block(
         view: String::new(),
         timeouts: Timeouts::default(),
         plugins: plugins.map(|kind| kind.name).collect(),
+        notifies: Vec::new(),
     };
     let mut links = Vec::new();
     // In the order of the list, not of the file.

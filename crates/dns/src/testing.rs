@@ -387,3 +387,36 @@ pub(crate) fn soa(minimum: u32) -> Vec<u8> {
     }
     data
 }
+
+/// A directory that goes away.
+pub(crate) struct Scratch(PathBuf);
+
+/// A new directory.
+pub(crate) fn scratch(name: &str) -> Scratch {
+    let path = std::env::temp_dir().join(format!("portolan-dns-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    Scratch(path)
+}
+
+impl Scratch {
+    pub(crate) fn path(&self) -> String {
+        self.0.display().to_string()
+    }
+
+    /// Writes a file, so that a reader sees the old or the new one.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let (new, path) = (self.0.join(".new"), self.0.join(name));
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, path).unwrap();
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        std::fs::remove_file(self.0.join(name)).unwrap();
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

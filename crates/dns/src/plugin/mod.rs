@@ -35,6 +35,7 @@ mod dns64;
 mod erratic;
 mod errors;
 mod fall;
+mod file;
 mod forward;
 mod header;
 mod health;
@@ -142,6 +143,8 @@ pub const PLUGINS: &[Kind] = &[
     not_built("k8s_external"),
     built("kubernetes", kubernetes::set_up),
     not_built("file"),
+    not_built("kubernetes"),
+    built("file", file::set_up),
     not_built("auto"),
     not_built("secondary"),
     not_built("etcd"),

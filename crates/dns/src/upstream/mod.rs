@@ -23,7 +23,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use stream::Stream;
+pub(crate) use stream::Stream;
 use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};

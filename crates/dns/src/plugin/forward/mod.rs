@@ -37,6 +37,7 @@ use policy::Policy;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+pub(super) use to::address;
 use tokio::task::JoinHandle;
 use wire::{Header, Message, Name, Rcode, Section};
 

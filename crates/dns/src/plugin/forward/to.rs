@@ -86,7 +86,7 @@ fn read_one(word: &Word, resolvers: &[SocketAddr]) -> Result<Vec<To>, Error> {
 }
 
 /// Reads `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`.
-pub(super) fn address(text: &str, port: u16) -> Option<SocketAddr> {
+pub(in crate::plugin) fn address(text: &str, port: u16) -> Option<SocketAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)).or_else(|_| text.parse()).ok()
 }

@@ -56,6 +56,7 @@ mod rewrite;
 mod root;
 mod self_query;
 mod timeouts;
+mod transfer;
 mod whoami;
 
 use crate::chain::Plugin;
@@ -135,7 +136,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("tls"),
     built("minimal", minimal::set_up),
     not_built("template"),
-    not_built("transfer"),
+    built("transfer", transfer::set_up),
     built("hosts", hosts::set_up),
     not_built("route53"),
     not_built("azure"),

@@ -26,6 +26,7 @@
 mod acl;
 mod any;
 mod bind;
+mod auto;
 mod bufsize;
 mod cache;
 mod cancel;
@@ -146,7 +147,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("file"),
     not_built("kubernetes"),
     built("file", file::set_up),
-    not_built("auto"),
+    built("auto", auto::set_up),
     not_built("secondary"),
     not_built("etcd"),
     built("loop", self_query::set_up),

@@ -26,6 +26,7 @@
 mod acl;
 mod any;
 mod bind;
+mod authority;
 mod auto;
 mod bufsize;
 mod cache;
@@ -55,6 +56,7 @@ pub(crate) mod ready;
 mod reload;
 mod rewrite;
 mod root;
+mod secondary;
 mod self_query;
 mod timeouts;
 mod transfer;
@@ -148,7 +150,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("kubernetes"),
     built("file", file::set_up),
     built("auto", auto::set_up),
-    not_built("secondary"),
+    built("secondary", secondary::set_up),
     not_built("etcd"),
     built("loop", self_query::set_up),
     built("forward", forward::set_up),

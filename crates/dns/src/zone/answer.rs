@@ -1,6 +1,7 @@
 //! What a zone answers.
 
 use super::{Entry, Node, Zone, canonical};
+use std::ops::ControlFlow;
 use wire::{Name, Owner, Question, Reply, Section, Type};
 
 /// Aliases are followed so far.
@@ -66,9 +67,9 @@ impl Zone {
         let mut name = question.name;
         for _ in 0..=ALIASES_MAX {
             match look.one(&name) {
-                Ok(answer) => return answer,
-                Err(target) if target.is_in(&self.origin) => name = target,
-                Err(target) => {
+                ControlFlow::Break(answer) => return answer,
+                ControlFlow::Continue(target) if target.is_in(&self.origin) => name = target,
+                ControlFlow::Continue(target) => {
                     return Answer { target: Some(target), ..Answer::of(Found::Records) };
                 }
             }
@@ -80,7 +81,7 @@ impl Zone {
 
 impl<'z> Look<'z, '_> {
     /// Answers for one name of a chain, or says where an alias leads.
-    fn one(&mut self, name: &Name) -> Result<Answer, Name> {
+    fn one(&mut self, name: &Name) -> ControlFlow<Answer, Name> {
         let lower = name.lowercase();
         let below = lower.label_count().saturating_sub(self.zone.origin.label_count());
         let mut closest = self.zone.apex();
@@ -96,10 +97,10 @@ impl<'z> Look<'z, '_> {
             }
             if node.has(Type::NS) && !(labels == 0 && self.rtype == Type::DS) {
                 self.refer(node);
-                return Ok(Answer::of(Found::Delegation));
+                return ControlFlow::Break(Answer::of(Found::Delegation));
             }
         }
-        let Some(closest) = closest else { return Ok(Answer::of(Found::Failure)) };
+        let Some(closest) = closest else { return ControlFlow::Break(Answer::of(Found::Failure)) };
         if let Some(node) = self.zone.node(lower.as_bytes()) {
             return self.exact(name, node);
         }
@@ -112,7 +113,7 @@ impl<'z> Look<'z, '_> {
                 self.push_soa();
                 self.push_denial(&lower);
                 self.push_denial(&wildcard);
-                Ok(Answer::of(Found::NoSuchName))
+                ControlFlow::Break(Answer::of(Found::NoSuchName))
             }
         }
     }
@@ -169,10 +170,10 @@ impl<'z> Look<'z, '_> {
         }
     }
 
-    fn exact(&mut self, name: &Name, node: &'z Node) -> Result<Answer, Name> {
+    fn exact(&mut self, name: &Name, node: &'z Node) -> ControlFlow<Answer, Name> {
         let owner = self.owner(name);
         if let Some(target) = self.alias(owner, node) {
-            return Err(target);
+            return ControlFlow::Continue(target);
         }
         if self.push(Section::Answer, owner, node, self.rtype) {
             let apex = name.is(&self.zone.origin);
@@ -180,17 +181,17 @@ impl<'z> Look<'z, '_> {
                 self.push_servers();
             }
             self.push_targets(node);
-            return Ok(Answer::of(Found::Records));
+            return ControlFlow::Break(Answer::of(Found::Records));
         }
         self.push_soa();
         self.push_denial(&name.lowercase());
-        Ok(Answer::of(if node.entries.is_empty() { Found::Empty } else { Found::NoData }))
+        ControlFlow::Break(Answer::of(if node.entries.is_empty() { Found::Empty } else { Found::NoData }))
     }
 
-    fn wildcard(&mut self, name: &Name, node: &'z Node) -> Result<Answer, Name> {
+    fn wildcard(&mut self, name: &Name, node: &'z Node) -> ControlFlow<Answer, Name> {
         let owner = self.owner(name);
         if let Some(target) = self.alias(owner, node) {
-            return Err(target);
+            return ControlFlow::Continue(target);
         }
         let found = if self.push(Section::Answer, owner, node, self.rtype) {
             self.push_servers();
@@ -204,7 +205,7 @@ impl<'z> Look<'z, '_> {
             self.push_denial(&name.lowercase());
             Found::NoData
         };
-        Ok(Answer { wildcard: true, ..Answer::of(found) })
+        ControlFlow::Break(Answer { wildcard: true, ..Answer::of(found) })
     }
 
     /// Adds an alias where there is one that is not asked for itself, and says where it leads.
@@ -218,7 +219,13 @@ impl<'z> Look<'z, '_> {
     }
 
     /// RFC 6672: everything below a DNAME is elsewhere.
-    fn redirect(&mut self, name: &Name, node: &Node, dname: &Entry, labels: usize) -> Result<Answer, Name> {
+    fn redirect(
+        &mut self,
+        name: &Name,
+        node: &Node,
+        dname: &Entry,
+        labels: usize,
+    ) -> ControlFlow<Answer, Name> {
         let owner = self.owner(&node.name());
         self.push(Section::Answer, owner, node, Type::DNAME);
         let mut target = Name::ROOT;
@@ -226,15 +233,15 @@ impl<'z> Look<'z, '_> {
         let base = Name::from_bytes(&dname.rdata);
         let made = kept.ok().zip(base).and_then(|(_, base)| target.append(&base).ok());
         if made.is_none() || target.is(name) {
-            return Ok(Answer::of(Found::Failure));
+            return ControlFlow::Break(Answer::of(Found::Failure));
         }
         let owner = self.owner(name);
         self.reply.push_name(Section::Answer, owner, Type::CNAME, dname.ttl, &target);
         if self.rtype == Type::CNAME {
             self.push_servers();
-            return Ok(Answer::of(Found::Records));
+            return ControlFlow::Break(Answer::of(Found::Records));
         }
-        Err(target)
+        ControlFlow::Continue(target)
     }
 
     /// Says who knows.

@@ -79,6 +79,11 @@ impl Desk {
         answered
     }
 
+    /// The messages that follow the answer: there are some for zone transfers only.
+    pub(crate) fn more(&mut self, each: impl FnMut(&[u8])) {
+        write_more(&self.exchange, &mut self.compressor, each);
+    }
+
     /// Says that there is too much to do.
     pub(crate) fn overloaded(&mut self, pending: Pending, out: &mut Vec<u8>) -> Answered {
         self.exchange = pending.exchange;
@@ -89,12 +94,24 @@ impl Desk {
 
 impl Pending {
     /// Waits for the answer. False where there is none.
-    pub(crate) async fn wait(mut self: Box<Self>, out: &mut Vec<u8>) -> bool {
+    pub(crate) async fn wait(self: Box<Self>, out: &mut Vec<u8>) -> bool {
+        self.wait_for_all(out, |_| {}).await
+    }
+
+    /// Waits for the answer and the messages that follow it, which go to `rest`.
+    pub(crate) async fn wait_for_all(
+        mut self: Box<Self>,
+        out: &mut Vec<u8>,
+        rest: impl FnMut(&[u8]),
+    ) -> bool {
         let progress = std::mem::replace(&mut self.progress, Progress::Done);
         let Pending { exchange, chain, routes, .. } = &mut *self;
         routes.finish(chain, exchange, progress).await;
         let mut compressor = Compressor::default();
-        matches!(finish(exchange, Some(chain), routes, &mut compressor, out), (Answered::Now, _))
+        let answered =
+            matches!(finish(exchange, Some(chain), routes, &mut compressor, out), (Answered::Now, _));
+        write_more(exchange, &mut compressor, rest);
+        answered
     }
 }
 
@@ -127,4 +144,17 @@ fn write(exchange: &Exchange, question: Option<Question>, compressor: &mut Compr
     // Not even the question fits nowhere.
     envelope.limit = envelope.limit.max(HEADER_BYTES);
     exchange.reply.encode(&envelope, compressor, out);
+}
+
+fn write_more(exchange: &Exchange, compressor: &mut Compressor, mut each: impl FnMut(&[u8])) {
+    if exchange.more.is_empty() || !exchange.from.transport.is_stream() {
+        return;
+    }
+    let mut envelope = Envelope::of(&exchange.asked, true);
+    envelope.question = Some(exchange.original);
+    let mut out = Vec::new();
+    for reply in &exchange.more {
+        reply.encode(&envelope, compressor, &mut out);
+        each(&out);
+    }
 }

@@ -105,6 +105,7 @@ impl BlockSettings {
             view: String::new(),
             timeouts: Timeouts::default(),
             plugins: BTreeSet::new(),
+            notifies: Vec::new(),
         }
     }
 

@@ -260,17 +260,21 @@ impl<R: AsyncRead + Unpin> Asker<'_, R> {
         let mut answer = Vec::new();
         let server = self.server.load_full();
         match self.desk.answer(message, self.from, Instant::now(), &server.routes, &mut answer) {
-            Answered::Now => frame(&answer, out),
+            Answered::Now => {
+                frame(&answer, out);
+                self.desk.more(|message| frame(message, out));
+            }
             // What is no question is no DNS, and what follows it hardly is.
             Answered::Never => return self.desk.exchange.is_silent(),
             Answered::Later(pending) => {
                 let Ok(place) = self.waiting.clone().acquire_owned().await else { return false };
                 let answers = self.answers.clone();
                 tokio::spawn(async move {
-                    let mut answer = Vec::new();
-                    if pending.wait(&mut answer).await {
-                        let mut framed = Vec::with_capacity(answer.len() + 2);
+                    let (mut answer, mut rest) = (Vec::new(), Vec::new());
+                    if pending.wait_for_all(&mut answer, |message| frame(message, &mut rest)).await {
+                        let mut framed = Vec::with_capacity(answer.len() + 2 + rest.len());
                         frame(&answer, &mut framed);
+                        framed.append(&mut rest);
                         let _ = answers.send(framed).await;
                     }
                     drop(place);

@@ -17,6 +17,7 @@ pub mod chain;
 pub mod cluster;
 pub mod corefile;
 pub mod exchange;
+mod expression;
 mod http;
 pub mod instance;
 pub mod metrics;

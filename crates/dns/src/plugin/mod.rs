@@ -25,9 +25,9 @@
 
 mod acl;
 mod any;
-mod bind;
 mod authority;
 mod auto;
+mod bind;
 mod bufsize;
 mod cache;
 mod cancel;
@@ -60,6 +60,7 @@ mod secondary;
 mod self_query;
 mod timeouts;
 mod transfer;
+mod view;
 mod whoami;
 
 use crate::chain::Plugin;
@@ -107,10 +108,8 @@ pub const PLUGINS: &[Kind] = &[
     not_built("https"),
     not_built("https3"),
     built("timeouts", timeouts::set_up),
-    not_built("multisocket"),
-    built("reload", reload::set_up),
     built("multisocket", multisocket::set_up),
-    not_built("reload"),
+    built("reload", reload::set_up),
     built("nsid", nsid::set_up),
     built("bufsize", bufsize::set_up),
     built("bind", bind::set_up),
@@ -146,8 +145,6 @@ pub const PLUGINS: &[Kind] = &[
     not_built("clouddns"),
     not_built("k8s_external"),
     built("kubernetes", kubernetes::set_up),
-    not_built("file"),
-    not_built("kubernetes"),
     built("file", file::set_up),
     built("auto", auto::set_up),
     built("secondary", secondary::set_up),
@@ -159,7 +156,7 @@ pub const PLUGINS: &[Kind] = &[
     built("whoami", whoami::set_up),
     not_built("on"),
     not_built("sign"),
-    not_built("view"),
+    built("view", view::set_up),
     not_built("nomad"),
 ];
 
@@ -176,6 +173,15 @@ pub fn built_names() -> impl Iterator<Item = &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_stands_there_once() {
+        let mut names: Vec<&str> = PLUGINS.iter().map(|kind| kind.name).collect();
+        names.sort_unstable();
+        let twice: Vec<&[&str]> = names.windows(2).filter(|two| two[0] == two[1]).collect();
+        assert!(twice.is_empty(), "{twice:?}");
+        assert_eq!(names.len(), 60);
+    }
 
     #[test]
     fn the_page_has_a_section_for_each_plugin_that_is_built_and_no_other() {

@@ -39,6 +39,9 @@ impl Default for Configuration {
 pub struct Plane {
     halves: Vec<Half<Kernel>>,
     seals: Vec<Seal>,
+    /// Legacy tables were written since they were last read: somebody may have been there between our
+    /// restore and the taking of the seal.
+    unread: bool,
     options: Options,
     variant: Variant,
 }
@@ -58,7 +61,7 @@ impl Plane {
         let open =
             |family: &Family| Ok(Half::new(*family, options.clone(), Kernel::open(*family, &programs)?));
         let halves = families.iter().map(open).collect::<Result<Vec<_>, Error>>()?;
-        Ok(Plane { halves, seals: vec![], options, variant: programs.variant })
+        Ok(Plane { halves, seals: vec![], unread: false, options, variant: programs.variant })
     }
 
     /// Which iptables the node uses.
@@ -100,14 +103,17 @@ impl Plane {
     }
 
     /// iptables-nft raises the generation once for each commit. The other kind tells sizes only,
-    /// which are taken anew: what somebody did in between shows when all is compared.
+    /// which are taken anew.
     fn expect(&mut self, commits: usize) -> Result<(), Error> {
         if commits == 0 {
             return Ok(());
         }
         self.seals = match self.variant {
             Variant::Nft => self.seals.drain(..).map(|seal| seal.after(commits)).collect(),
-            Variant::Legacy => self.read_seals()?,
+            Variant::Legacy => {
+                self.unread = true;
+                self.read_seals()?
+            }
         };
         Ok(())
     }
@@ -120,11 +126,12 @@ impl Plane {
     pub fn drift(&mut self) -> Result<Drift, Error> {
         let now = self.read_seals()?;
         let mut drift = Drift::None;
+        let unread = std::mem::take(&mut self.unread);
         for ((half, seal), before) in self.halves.iter_mut().zip(&now).zip(&self.seals) {
-            if seal == before {
+            let is_small = half.size() <= READ_AT_ONCE;
+            if seal == before && !(unread && is_small) {
                 continue;
             }
-            let is_small = half.size() <= READ_AT_ONCE;
             let looks_right = match self.variant {
                 _ if is_small => half.is_unchanged()?,
                 Variant::Nft => half.tables().has_canary()?,

@@ -1,0 +1,92 @@
+//! Mode iptables, by both kinds of iptables: endpoints come and go and the program is killed while
+//! connections flow, and none may fail; what somebody breaks is mended.
+
+mod common;
+
+use common::Bench;
+use lab::{Load, Protocol};
+use std::time::Duration;
+
+/// Changes are gathered for a second in this mode.
+const BETWEEN_CHANGES: Duration = Duration::from_millis(1100);
+
+/// A bench whose node uses this kind of iptables, as a kubelet's chain says.
+fn bench(kind: &str, backends: usize) -> Bench {
+    let bench = Bench::new("iptables", backends);
+    bench.tool(&format!("iptables-{kind} -t mangle -N KUBE-KUBELET-CANARY"));
+    bench
+}
+
+/// What the tables hold, in an order of no meaning.
+fn tables(bench: &Bench, kind: &str) -> Vec<String> {
+    let saved = bench.tool(&format!("iptables-{kind}-save"));
+    let told = saved.lines().filter(|line| line.starts_with("-A") || line.starts_with(":KUBE"));
+    let mut lines: Vec<String> =
+        told.map(|line| line.split(" [").next().unwrap_or_default().to_owned()).collect();
+    lines.sort();
+    lines
+}
+
+fn churn(kind: &str) {
+    let mut bench = bench(kind, 4);
+    bench.start();
+    let hosts = [&bench.client, &bench.outside];
+    let inside = Load::new(Protocol::Tcp, bench.cluster_ip()).per_second(100);
+    let inside = inside.start(&hosts[..1]).expect("a load");
+    let outside = Load::new(Protocol::Tcp, bench.node_port()).per_second(100);
+    let outside = outside.start(&hosts[1..]).expect("a load");
+    for change in 0u32..8 {
+        let set = (change * 7 + 3) % 15 + 1;
+        bench.endpoints(&(0..4).filter(|index| set >> index & 1 == 1).collect::<Vec<_>>());
+        std::thread::sleep(BETWEEN_CHANGES);
+        if change % 3 == 0 {
+            bench.kill();
+            bench.spawn();
+        }
+    }
+    let (inside, outside) = (inside.stop().expect("a report"), outside.stop().expect("a report"));
+    assert_eq!(inside.failed() + outside.failed(), 0, "inside: {inside}; outside: {outside}");
+    assert!(inside.answered() + outside.answered() > 500, "inside: {inside}; outside: {outside}");
+    assert_eq!(inside.per_backend.len(), 4, "{inside}");
+}
+
+#[test]
+fn endpoints_churn_under_load_by_legacy() {
+    churn("legacy");
+}
+
+#[test]
+fn endpoints_churn_under_load_by_nft() {
+    churn("nft");
+}
+
+fn vandals(kind: &str) {
+    let mut bench = bench(kind, 3);
+    bench.start();
+    // The Service answers before all is written; this comes last.
+    let last = "-A KUBE-CLUSTER-IPS -d 10.96.0.10/32";
+    bench.until("all is written", |bench| tables(bench, kind).iter().any(|line| line.contains(last)));
+    let before = tables(&bench, kind);
+    assert!(before.iter().filter(|line| line.contains("-j DNAT")).count() == 3, "{before:#?}");
+    // A restart changes nothing.
+    bench.kill();
+    bench.start();
+    assert_eq!(tables(&bench, kind), before);
+    for vandalism in
+        ["-t nat -F", "-t filter -F", "-t nat -D KUBE-SERVICES 1", "-t mangle -X KUBE-PROXY-CANARY"]
+    {
+        bench.tool(&format!("iptables-{kind} {vandalism}"));
+        bench.until(&format!("the tables are as before {vandalism}"), |bench| tables(bench, kind) == before);
+        assert!(bench.client.ask(Protocol::Tcp, bench.cluster_ip()).is_ok(), "{vandalism}");
+    }
+}
+
+#[test]
+fn what_is_broken_is_mended_by_legacy() {
+    vandals("legacy");
+}
+
+#[test]
+fn what_is_broken_is_mended_by_nft() {
+    vandals("nft");
+}

@@ -57,7 +57,12 @@ impl Writer {
         }
     }
 
-    /// Writes a step. Lines that several Services share are put, and taken, once.
+    /// Declares the chain of a step.
+    pub(super) fn declare(&mut self, step: &Step) {
+        self.lines += step.declare(&mut self.text);
+    }
+
+    /// Writes a step whose chain is declared. Lines that several Services share are put, and taken, once.
     pub(super) fn step(&mut self, step: Step) {
         let new = match &step {
             Step::Insert(table, chain, rule) | Step::Append(table, chain, rule) => {
@@ -71,12 +76,8 @@ impl Writer {
         if !new {
             return;
         }
-        step.write(&mut self.text, self.comments);
+        self.lines += step.write(&mut self.text, self.comments);
         self.steps += 1;
-        self.lines += match &step {
-            Step::Put(_, _, rules) => 1 + rules.len(),
-            _ => 1,
-        };
         let comment = |rule: &Rule| rule.comment.clone().filter(|_| self.comments);
         let effect = match step {
             Step::Put(_, chain, rules) => Some(Effect::Chain(chain, Some(fingerprint(&rules)))),

@@ -447,13 +447,17 @@ impl<T: Tables> Half<T> {
         let mut starts: Vec<(usize, usize)> = Vec::new();
         let done = tables.restore(&mut |sink: Sink<'_>| {
             writer.head(table);
-            for gate in &anew_here {
-                let (table, chain) = gate.place();
-                writer.step(Step::Flush(table, chain));
+            let flushes = || anew_here.iter().map(|gate| gate.place()).map(|(t, c)| Step::Flush(t, c));
+            flushes().for_each(|step| writer.declare(&step));
+            let works = || set.iter().filter_map(|index| Some((*index, works.get(*index)?)));
+            for (index, work) in works() {
+                starts.push((writer.lines + 1, index));
+                drafter.draft(work, &mut |step| writer.declare(&step));
+                writer.pour(sink, false);
             }
-            for index in set {
-                let Some(work) = works.get(*index) else { continue };
-                starts.push((writer.lines + 1, *index));
+            flushes().for_each(|step| writer.step(step));
+            for (index, work) in works() {
+                starts.push((writer.lines + 1, index));
                 drafter.draft(work, &mut |step| writer.step(step));
                 writer.pour(sink, false);
             }
@@ -512,7 +516,12 @@ fn restore_steps(tables: &mut impl Tables, steps: &[Step]) -> Result<usize, Refu
         }
         count += 1;
         text.push_str(&format!("*{table}\n"));
-        of_table.iter().for_each(|step| step.write(&mut text, true));
+        for step in &of_table {
+            step.declare(&mut text);
+        }
+        for step in of_table {
+            step.write(&mut text, true);
+        }
         text.push_str("COMMIT\n");
     }
     tables.restore(&mut |sink: Sink<'_>| sink(&text))?;

@@ -51,10 +51,18 @@ impl Step {
         }
     }
 
-    /// Writes it as `iptables-restore` reads it.
-    pub(crate) fn write(&self, out: &mut String, comments: bool) {
+    /// Writes, as `iptables-restore` reads it, which chain is made or emptied, if one is. All of these
+    /// lines go before all others: where they alternate, iptables-nft takes twice as long.
+    pub(crate) fn declare(&self, out: &mut String) -> usize {
+        let (Step::Put(_, chain, _) | Step::Flush(_, chain)) = self else { return 0 };
+        // To a String, which does not fail.
+        let _ = writeln!(out, ":{chain} - [0:0]");
+        1
+    }
+
+    /// Writes the rest of it, and says how many lines that was.
+    pub(crate) fn write(&self, out: &mut String, comments: bool) -> usize {
         let mut line = |verb: &str, chain: &Chain, rule: &Rule| {
-            // To a String, which does not fail.
             let _ = match comments || verb == "-D" || rule.comment.is_none() {
                 true => writeln!(out, "{verb} {chain} {rule}"),
                 false => writeln!(out, "{verb} {chain} {}", Rule { comment: None, ..rule.clone() }),
@@ -65,18 +73,15 @@ impl Step {
             Step::Append(_, chain, rule) => line("-A", chain, rule),
             Step::Delete(_, chain, rule) => line("-D", chain, rule),
             Step::Put(_, chain, rules) => {
-                let _ = writeln!(out, ":{chain} - [0:0]");
-                for rule in rules {
-                    Step::Append(self.table(), *chain, rule.clone()).write(out, comments);
-                }
+                rules.iter().for_each(|rule| line("-A", chain, rule));
+                return rules.len();
             }
-            Step::Flush(_, chain) => {
-                let _ = writeln!(out, ":{chain} - [0:0]");
-            }
+            Step::Flush(..) => return 0,
             Step::Drop(_, chain) => {
                 let _ = writeln!(out, "-X {chain}");
             }
         }
+        1
     }
 
     /// Does it to an image.

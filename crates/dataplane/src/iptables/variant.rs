@@ -1,6 +1,8 @@
 //! The two kinds of iptables, and which of them a node uses. Both may be installed, each with tables
 //! of its own that the other does not see, and mixing them means two proxies in the kernel.
 
+use super::half::{Refusal, Tables};
+use super::kernel::Kernel;
 use crate::Error;
 use model::Family;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,18 @@ impl Variant {
     pub fn may_hold_anything(self) -> bool {
         let lists = ["ip_tables_names", "ip6_tables_names"];
         self == Variant::Nft || lists.iter().any(|list| has_legacy_table(list, "filter"))
+    }
+
+    /// Says that this network namespace uses this kind, as a kubelet says it: by a chain that
+    /// [`Plane::open`](super::Plane::open) finds. For namespaces of one's own, to choose.
+    pub fn claim(self) -> Result<(), Error> {
+        let programs = Programs::find(Some(self))?;
+        let failed = |refusal: Refusal| Error::Restore(refusal.what);
+        for family in Family::ALL {
+            let text = "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n";
+            Kernel::open(family, &programs)?.restore(&mut |sink| sink(text)).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Its name, as part of programs' names.

@@ -15,6 +15,7 @@ use super::synthetic::{self, PORT, Size, TARGET_PORT};
 use crate::daemon::{Daemon, Line};
 use crate::error::Error;
 use crate::janitor::{Janitor, Scratch};
+use dataplane::iptables::Variant;
 use lab::{Connects, Door, Host, Lab, Latencies, Node};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -122,7 +123,16 @@ pub(super) fn measure(task: &Task<'_>, janitor: &Janitor) -> Result<Row, Error> 
     let configured = janitor.directory(parent, "bench-configuration")?;
     synthetic::write_configuration(&configured)?;
     let configuration = configured.path().join(synthetic::CONFIGURATION);
-    let start = |node, manifests| Daemon::start_with(node, mode, manifests, Some(&configuration), janitor);
+    // One kind of iptables may be asked for by name.
+    let kind = mode.strip_prefix("iptables-");
+    let variant = Variant::ALL.into_iter().find(|variant| Some(variant.name()) == kind);
+    let start = |node: &Node, manifests| {
+        let daemons = if variant.is_some() { "iptables" } else { mode };
+        if let Some(variant) = variant {
+            node.run(|| variant.claim())??;
+        }
+        Daemon::start_with(node, daemons, manifests, Some(&configuration), janitor)
+    };
     let mut beside = start(&empty.node, nothing.path())?;
     beside.wait("synced", CHANGE_MAX)?;
     let manifests = janitor.directory(parent, "bench")?;
@@ -147,7 +157,7 @@ pub(super) fn measure(task: &Task<'_>, janitor: &Janitor) -> Result<Row, Error> 
     let doors = [&loaded.door, &empty.door, &bare.door];
     let [service, first, last, plain, direct, bare] = connect(&ways, &doors, rounds)?;
     Ok(Row {
-        mode: synced.field("mode").unwrap_or(mode).to_owned(),
+        mode: if variant.is_some() { mode } else { synced.field("mode").unwrap_or(mode) }.to_owned(),
         services: size.services,
         endpoints: size.endpoints,
         full_sync_s: told(&synced, "full_sync_s")?,

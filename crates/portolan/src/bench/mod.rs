@@ -20,7 +20,7 @@ use synthetic::{ENDPOINTS_MAX, SERVICES_MAX, Size};
 /// Measure how modes scale on this kernel, in network namespaces of its own
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Modes to measure: auto, ipvs, nftables, iptables or ebpf
+    /// Modes to measure: auto, ipvs, nftables, iptables (iptables-legacy, iptables-nft) or ebpf
     #[arg(long, value_name = "MODE,…", value_delimiter = ',', default_value = "auto")]
     mode: Vec<String>,
     /// Numbers of Services to measure with

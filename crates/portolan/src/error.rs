@@ -20,6 +20,9 @@ pub(crate) enum Error {
     /// A mode that this program has not.
     #[error("mode {0} is not built")]
     NotBuilt(&'static str),
+    /// None of the modes can be had.
+    #[error("no mode works here{0}")]
+    NoMode(String),
     /// Something that every program needs was refused.
     #[error("{0}")]
     Start(&'static str, #[source] io::Error),

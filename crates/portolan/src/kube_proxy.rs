@@ -235,7 +235,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<ExitCode, E
     let from = From::Api(Box::new(Access::find(kubeconfig.as_deref(), master.map(String::as_str))?));
     let hostname = matches.get_one::<String>("hostname-override").filter(|name| !name.is_empty());
     let loaded = Loaded { typed, configuration, ours };
-    let prepared = node::prepare(loaded, None, hostname.map(String::as_str))?;
+    let prepared = node::prepare(loaded, None, hostname.map(String::as_str), &node::PREFERRED_OF_KUBE_PROXY)?;
     start::start(Start { prepared, from, file, metrics, healthz, flags: flags(&matches) })
 }
 

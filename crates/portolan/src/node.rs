@@ -3,7 +3,7 @@
 use crate::error::Error;
 use clap::Args;
 use config::{Configuration, IpvsAddresses, KubeProxyConfiguration, PortolanConfiguration};
-use dataplane::{Mode, PlaneOptions, iptables, ipvs};
+use dataplane::{Mode, Plane, PlaneOptions, iptables, ipvs};
 use model::{Family, Name};
 use netlink::{Route, Socket};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -57,25 +57,28 @@ impl Prepared {
 impl NodeArguments {
     /// Reads the configuration and looks at the node. The command line wins over the file.
     pub(crate) fn prepare(&self) -> Result<Prepared, Error> {
-        prepare(load(self.config.as_deref())?, self.mode, self.hostname_override.as_deref())
+        let loaded = load(self.config.as_deref())?;
+        prepare(loaded, self.mode, self.hostname_override.as_deref(), &PREFERRED)
     }
 }
 
-/// Looks at the node. A mode or a name that is given wins over the configuration's.
+/// Looks at the node. A mode or a name that is given wins over the configuration's; `auto` chooses from
+/// `preferred`, the best first.
 pub(crate) fn prepare(
     loaded: Loaded,
     mode: Option<config::Mode>,
     hostname: Option<&str>,
+    preferred: &[Mode],
 ) -> Result<Prepared, Error> {
     let Loaded { typed, configuration, ours } = loaded;
     let node_name = match hostname.or(configuration.hostname_override.as_deref()) {
         Some(name) => name.trim().to_lowercase(),
         None => self::hostname()?,
     };
-    let mode = choose_mode(mode.unwrap_or(configuration.mode))?;
+    let options = plane_options(&configuration, &ours);
+    let mode = choose_mode(mode.unwrap_or(configuration.mode), preferred, &options)?;
     let settings =
         config::settings(&configuration, configured(mode), Name::from(node_name), interface_addresses()?);
-    let options = plane_options(&configuration, &ours);
     Ok(Prepared { configuration, typed, settings, mode, options })
 }
 
@@ -148,20 +151,42 @@ pub(crate) fn configured(mode: Mode) -> config::Mode {
 }
 
 /// What `auto` chooses from, the best first.
-pub(crate) const PREFERRED: [Mode; 1] = [Mode::Nftables];
+pub(crate) const PREFERRED: [Mode; 3] = [Mode::Ipvs, Mode::Nftables, Mode::Iptables];
+
+/// The same under the name kube-proxy, where it may stand for iptables: a cluster that never asked for
+/// IPVS should not find itself on it.
+pub(crate) const PREFERRED_OF_KUBE_PROXY: [Mode; 2] = [Mode::Nftables, Mode::Iptables];
 
 /// Picks the mode and says why. A mode that was asked for by name and cannot be had is an error.
-fn choose_mode(asked: config::Mode) -> Result<Mode, Error> {
+fn choose_mode(asked: config::Mode, preferred: &[Mode], options: &PlaneOptions) -> Result<Mode, Error> {
     match asked {
         config::Mode::Auto => {
-            info!("mode nftables: the best of those that are built");
-            Ok(Mode::Nftables)
+            let mut passed_over = String::new();
+            for mode in preferred {
+                match is_there(*mode, options) {
+                    Ok(()) => {
+                        info!("mode {mode}, which is the best that works here{passed_over}");
+                        return Ok(*mode);
+                    }
+                    Err(error) => passed_over += &format!("; not {mode}: {}", crate::output::chain(&error)),
+                }
+            }
+            Err(Error::NoMode(passed_over))
         }
         config::Mode::NfTables => Ok(Mode::Nftables),
         config::Mode::Ipvs => Ok(Mode::Ipvs),
         config::Mode::IpTables => Ok(Mode::Iptables),
         other => Err(Error::NotBuilt(other.name())),
     }
+}
+
+/// Whether the kernel has what a mode is made of, at a glance (`doctor` looks closely). Changes nothing.
+fn is_there(mode: Mode, options: &PlaneOptions) -> Result<(), dataplane::Error> {
+    Plane::open(mode, options)?;
+    if mode == Mode::Nftables {
+        netlink::nftables::generation(&mut Socket::open()?)?;
+    }
+    Ok(())
 }
 
 /// The host's name as Kubernetes spells it.

@@ -16,11 +16,13 @@ pub(crate) const KIND: &str = "PortolanConfiguration";
 /// The document. `Default` is what holds where it is not given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortolanConfiguration {
+    /// `checkpoint`: a file in which to remember the cluster; empty: nowhere.
+    pub checkpoint: String,
     /// `ipvs`.
     pub ipvs: PortolanIpvs,
 }
 
-fields!(PortolanConfiguration { ipvs: "ipvs" });
+fields!(PortolanConfiguration { checkpoint: "checkpoint", ipvs: "ipvs" });
 
 /// `ipvs`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

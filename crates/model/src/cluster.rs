@@ -63,6 +63,16 @@ pub enum Change {
     Delete(ObjectKey),
 }
 
+impl Change {
+    /// Which object it is about.
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            Change::Apply(object) => object.key(),
+            Change::Delete(key) => key.clone(),
+        }
+    }
+}
+
 /// What changes touched. Changes that change nothing touch nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
@@ -326,6 +336,18 @@ impl Cluster {
     /// The slices of a Service, by name.
     pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<Slice>> {
         self.slices.get(service.words()).into_iter().flat_map(Slices::as_slice)
+    }
+
+    /// Whether there is such an object.
+    pub fn holds(&self, key: &ObjectKey) -> bool {
+        match key {
+            ObjectKey::Service(name) => self.services.get(name.words()).is_some(),
+            ObjectKey::Slice(name) => self.slices_by_name.get(name.words()).is_some(),
+            ObjectKey::Node(name) => self.nodes.contains_key(name),
+            ObjectKey::Namespace(name) => self.namespaces.contains_key(name),
+            ObjectKey::Pod(name) => self.pods.get(name.words()).is_some(),
+            ObjectKey::ServiceCidr(name) => self.service_cidrs.contains_key(name),
+        }
     }
 
     /// All slices, in no order.

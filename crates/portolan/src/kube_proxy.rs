@@ -236,7 +236,8 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<ExitCode, E
     let hostname = matches.get_one::<String>("hostname-override").filter(|name| !name.is_empty());
     let loaded = Loaded { typed, configuration, ours };
     let prepared = node::prepare(loaded, None, hostname.map(String::as_str), &node::PREFERRED_OF_KUBE_PROXY)?;
-    start::start(Start { prepared, from, file, metrics, healthz, flags: flags(&matches) })
+    let checkpoint = prepared.checkpoint.clone();
+    start::start(Start { prepared, from, file, checkpoint, metrics, healthz, flags: flags(&matches) })
 }
 
 fn print_version(version: &str) -> ExitCode {

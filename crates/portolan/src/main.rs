@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod checkpoint;
 mod cleanup;
 mod daemon;
 mod demo;

@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     steps: Counter,
     commits: Counter,
     repairs: Counter,
+    from_checkpoint: Gauge,
     change: Histogram,
 }
 
@@ -97,6 +98,10 @@ impl Metrics {
             repairs: counter(
                 "portolan_repairs_total",
                 "How often our tables were not as we left them and were put right",
+            ),
+            from_checkpoint: gauge(
+                "portolan_from_checkpoint",
+                "1 while what is routed was read from disk, because the API server has told nothing yet",
             ),
             change: registry.histogram(
                 "portolan_change_duration_seconds",
@@ -157,6 +162,11 @@ impl Metrics {
     /// Our tables had been changed by others.
     pub(crate) fn repaired(&self) {
         self.repairs.increment();
+    }
+
+    /// Whether what is routed was read from disk.
+    pub(crate) fn from_checkpoint(&self, is: bool) {
+        self.from_checkpoint.set(if is { 1.0 } else { 0.0 });
     }
 
     /// What happened then is in the kernel now.

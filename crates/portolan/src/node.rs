@@ -33,6 +33,8 @@ pub(crate) struct Prepared {
     pub(crate) configuration: Configuration,
     /// The same as typed, with the defaults filled in.
     pub(crate) typed: KubeProxyConfiguration,
+    /// Where to remember the cluster.
+    pub(crate) checkpoint: Option<PathBuf>,
     pub(crate) settings: Settings,
     pub(crate) mode: Mode,
     pub(crate) options: PlaneOptions,
@@ -79,7 +81,8 @@ pub(crate) fn prepare(
     let mode = choose_mode(mode.unwrap_or(configuration.mode), preferred, &options)?;
     let settings =
         config::settings(&configuration, configured(mode), Name::from(node_name), interface_addresses()?);
-    Ok(Prepared { configuration, typed, settings, mode, options })
+    let checkpoint = Some(ours.checkpoint).filter(|file| !file.is_empty()).map(PathBuf::from);
+    Ok(Prepared { configuration, typed, checkpoint, settings, mode, options })
 }
 
 pub(crate) fn mode(text: &str) -> Result<config::Mode, config::NotAMode> {

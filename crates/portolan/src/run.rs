@@ -1,6 +1,7 @@
 //! `portolan run`: the daemon. One loop, one enum of what can happen; the cluster, the plan and the
 //! plane belong to it alone.
 
+use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::node;
 use crate::observe::Observer;
@@ -8,9 +9,10 @@ use crate::start::{self, From, Start};
 use clap::Args;
 use dataplane::conntrack::Suspects;
 use dataplane::{Drift, Mode, Plane, Report};
-use model::{Change, Cluster, Touched};
+use model::{Change, Cluster, ObjectKey, Touched};
 use nix::sys::signal::Signal;
 use plan::Planner;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -30,6 +32,9 @@ pub(crate) struct Arguments {
     /// The API server's URL, whatever the kubeconfig says
     #[arg(long, value_name = "URL", conflicts_with = "manifests")]
     master: Option<String>,
+    /// Where to remember the cluster, for a start while the API server is away
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    checkpoint: Option<PathBuf>,
     #[command(flatten)]
     node: node::NodeArguments,
     /// How much to tell: 2 tells of every change
@@ -63,7 +68,7 @@ pub(crate) enum Event {
 
 /// Runs the daemon.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let Arguments { manifests, kubeconfig, master, node, verbosity, format } = arguments;
+    let Arguments { manifests, kubeconfig, master, checkpoint, node, verbosity, format } = arguments;
     telemetry::log::set_up(verbosity, format == "json");
     let prepared = node.prepare()?;
     let configured = &prepared.configuration;
@@ -77,7 +82,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     let flags = std::env::args_os().skip(2);
     let flags = flags.fold(String::new(), |text, argument| text + &argument.to_string_lossy() + "\n");
     let (metrics, healthz) = (Some(configured.metrics_address), Some(configured.healthz_address));
-    start::start(Start { file: node.config, prepared, from, metrics, healthz, flags })
+    let checkpoint = checkpoint.or_else(|| prepared.checkpoint.clone());
+    start::start(Start { file: node.config, checkpoint, prepared, from, metrics, healthz, flags })
 }
 
 /// The loop and all that belongs to it.
@@ -105,6 +111,12 @@ pub(crate) struct Daemon {
     programmed: Option<Instant>,
     /// What has changed and waits for that, and since when.
     held: Option<(Touched, Instant)>,
+    /// The cluster on disk, if it is to be there.
+    checkpoint: Option<Checkpoint>,
+    /// What the disk told of and the API server has not, yet.
+    unconfirmed: HashSet<ObjectKey>,
+    /// What has changed since the disk was read, until all is known.
+    meanwhile: Touched,
 }
 
 impl Daemon {
@@ -115,6 +127,7 @@ impl Daemon {
         sync_period: Duration,
         floor: Duration,
         observer: Observer,
+        checkpoint: Option<Checkpoint>,
     ) -> Daemon {
         let now = Instant::now();
         Daemon {
@@ -134,6 +147,9 @@ impl Daemon {
             floor,
             programmed: None,
             held: None,
+            checkpoint,
+            unconfirmed: HashSet::new(),
+            meanwhile: Touched::default(),
         }
     }
 
@@ -147,6 +163,10 @@ impl Daemon {
                 Ok(Event::Changes(batch)) => {
                     if let Some(last) = self.changes(batch, events) {
                         return end(last);
+                    }
+                    // However many come, there is time for the rest.
+                    if Instant::now() >= wake {
+                        self.tick();
                     }
                 }
                 Ok(last) => return end(last),
@@ -180,16 +200,57 @@ impl Daemon {
                 Err(_) => break,
             }
         }
-        if self.synced {
-            match &mut self.held {
-                Some((held, _)) => held.merge(touched),
-                None => self.held = Some((touched, in_hand)),
+        match (self.synced, loaded) {
+            (false, false) => {}
+            (false, true) => self.begin(in_hand),
+            // What the disk told of stands until all is known.
+            (true, false) => self.meanwhile.merge(touched),
+            (true, true) => {
+                touched.merge(self.confirm());
+                match &mut self.held {
+                    Some((held, _)) => held.merge(touched),
+                    None => self.held = Some((touched, in_hand)),
+                }
+                self.release();
             }
-            self.release();
-        } else if loaded {
-            self.begin(in_hand);
+        }
+        if loaded && let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.is_not_wanted();
+            checkpoint.changed();
         }
         last
+    }
+
+    /// All is known: what only the disk told of is gone.
+    fn confirm(&mut self) -> Touched {
+        let mut touched = std::mem::take(&mut self.meanwhile);
+        for key in self.unconfirmed.drain() {
+            touched.merge(self.cluster.apply(Change::Delete(key)));
+        }
+        self.observer.metrics.from_checkpoint(false);
+        touched
+    }
+
+    /// The API server is away, and nothing of ours is in the kernel: what the disk remembers is better
+    /// than nothing.
+    fn remember(&mut self) {
+        let nothing = self.plane.show().is_ok_and(|shown| shown.is_empty());
+        let remembered = self.checkpoint.as_ref().filter(|_| nothing).and_then(Checkpoint::load);
+        let Some((objects, age)) = remembered else { return };
+        for object in objects {
+            // What has been told since is newer.
+            if !self.cluster.holds(&object.key()) {
+                self.unconfirmed.insert(object.key());
+                self.cluster.apply(Change::Apply(object));
+            }
+        }
+        warn!(
+            "the API server is away: routing what was written to disk {} s ago, {} objects",
+            age.as_secs(),
+            self.unconfirmed.len()
+        );
+        self.observer.metrics.from_checkpoint(true);
+        self.begin(Instant::now());
     }
 
     fn take(&mut self, mut batch: Batch, touched: &mut Touched) -> bool {
@@ -210,6 +271,9 @@ impl Daemon {
             match &change {
                 Change::Apply(_) => {}
                 Change::Delete(key) => verbose!(2, "deleted {key:?}"),
+            }
+            if !self.unconfirmed.is_empty() {
+                self.unconfirmed.remove(&change.key());
             }
             let more = self.cluster.apply(change);
             if self.synced {
@@ -364,6 +428,12 @@ impl Daemon {
         }
         self.look = now + LOOK;
         self.observer.tick(now);
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.tick(now, &self.cluster);
+            if checkpoint.is_wanted(now) && !self.synced {
+                self.remember();
+            }
+        }
         if !self.synced {
             return;
         }

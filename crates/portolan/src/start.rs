@@ -1,6 +1,7 @@
 //! The daemon's start, the same for `portolan run` and for a program called `kube-proxy`: everything
 //! that must be there before the loop, in the order in which it must be.
 
+use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::node::Prepared;
@@ -46,6 +47,8 @@ pub(crate) struct Start {
     pub(crate) from: From,
     /// The file that it all stands in: when it changes, we end.
     pub(crate) file: Option<PathBuf>,
+    /// Where to remember what the API server told.
+    pub(crate) checkpoint: Option<PathBuf>,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) healthz: Option<SocketAddr>,
     /// The flags in use, one a line.
@@ -60,9 +63,9 @@ enum Source {
 
 /// Starts the daemon and lets it work until it is told to stop.
 pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
-    let Start { prepared, from, file, metrics, healthz, flags } = start;
+    let Start { prepared, from, file, checkpoint, metrics, healthz, flags } = start;
     let (sync_period, floor) = (prepared.sync_period(), prepared.min_sync_period());
-    let Prepared { configuration, typed, settings, mode, options } = prepared;
+    let Prepared { configuration, typed, checkpoint: _, settings, mode, options } = prepared;
     pages::refuse_profiling(configuration.enable_profiling);
     let (sender, events) = sync_channel(EVENTS_MAX);
     // Before any thread is started: all of them inherit what is blocked.
@@ -90,6 +93,8 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
     };
     let keep = Keep::default();
     let node = settings.node_name.clone();
+    // A directory of manifests is on disk already.
+    let checkpoint = checkpoint.filter(|_| matches!(from, From::Api(_))).map(Checkpoint::new);
     let source = match from {
         From::Manifests(path) => Source::Directory(Directory::watch(&path, keep, deliver)?),
         From::Api(access) => {
@@ -100,7 +105,8 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
             Source::Api(Api::watch(*access, &node, keep, count, deliver)?)
         }
     };
-    let mut daemon = Daemon::new(mode, plane, Planner::new(settings), sync_period, floor, observer);
+    let planner = Planner::new(settings);
+    let mut daemon = Daemon::new(mode, plane, planner, sync_period, floor, observer, checkpoint);
     let ended = daemon.work(&events);
     drop(events);
     match source {

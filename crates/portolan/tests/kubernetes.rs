@@ -252,3 +252,45 @@ fn an_address_that_is_taken_is_waited_for_or_ends_it() {
     let told = |event: &Value| event["reason"] == "FailedToStartMetricServer";
     assert!(cluster.server.events().iter().any(told));
 }
+
+#[test]
+fn a_node_that_boots_while_the_api_server_is_away() {
+    let mut cluster = InCluster::new(3, ApiOptions::default());
+    cluster.server.set(service("gone", "10.96.0.99", None));
+    let kubeconfig = cluster.bench.file("kubeconfig", &cluster.server.kubeconfig()).display().to_string();
+    let checkpoint = cluster.bench.file("checkpoint", "").display().to_string();
+    let run = ["run", "--mode", "nftables", "--hostname-override", "node-a", "--kubeconfig", &kubeconfig];
+    let arguments = [&run[..], &["--checkpoint", &checkpoint]].concat();
+    cluster.bench.spawn_as("portolan", &arguments);
+    cluster.until_routed(&[0, 1, 2]);
+    // Written once nothing has changed for a while.
+    let written = || std::fs::metadata(&checkpoint).is_ok_and(|file| file.len() > 0);
+    cluster.bench.until("it is on disk", |_| written());
+    cluster.bench.kill();
+    // A boot: the kernel knows nothing, and nobody is there to ask.
+    cluster.bench.tool("nft flush ruleset");
+    cluster.server.go_away();
+    cluster.server.remove("Service", "shop", "gone");
+    cluster.endpoints(&[1, 2]);
+    cluster.bench.spawn_as("portolan", &arguments);
+    cluster.until_routed(&[0, 1, 2]);
+    assert!(cluster.bench.client.ask(Protocol::Tcp, cluster.bench.cluster_ip()).is_ok());
+    let metrics = |bench: &Bench| bench.curl("http://127.0.0.1:10249/metrics");
+    assert!(metrics(&cluster.bench).contains("portolan_from_checkpoint 1\n"));
+    assert!(cluster.bench.tool("nft list ruleset").contains("10.96.0.99"));
+    // Then the API server tells what has become of it.
+    cluster.server.come_back();
+    cluster.until_routed(&[1, 2]);
+    cluster.bench.until("what only the disk knew is gone", |bench| {
+        !bench.tool("nft list ruleset").contains("10.96.0.99")
+    });
+    assert!(metrics(&cluster.bench).contains("portolan_from_checkpoint 0\n"));
+    // What the kernel holds is newer than the disk, and stays when the API server is away again.
+    cluster.bench.kill();
+    cluster.server.go_away();
+    cluster.bench.spawn_as("portolan", &arguments);
+    cluster.bench.until("it is up", |bench| bench.is_served("http://127.0.0.1:10249/healthz"));
+    std::thread::sleep(Duration::from_secs(7));
+    cluster.until_routed(&[1, 2]);
+    assert!(metrics(&cluster.bench).contains("portolan_from_checkpoint 0\n"));
+}

@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 mod api;
+mod checkpoint;
 mod directory;
 mod load;
 mod manifest;
@@ -15,13 +16,20 @@ mod sys;
 mod tree;
 
 pub use api::{Access, Api, Call, Events, NodeEvent, OnCall, Waits, rights};
+pub use checkpoint::{load_checkpoint, save_checkpoint};
 pub use directory::{Batch, Directory};
 pub use load::{Loaded, load, load_each, parse};
-pub use manifest::Keep;
+pub use manifest::{Keep, Snapshot};
 pub use problem::{Error, Problem, Severity};
 
 /// For fuzzing: reads any bytes as a manifest and checks what must hold of the outcome.
 #[doc(hidden)]
 pub fn fuzz(bytes: &[u8]) {
     manifest::fuzz(bytes);
+}
+
+/// For fuzzing: reads any bytes as what an API server answers, and as a kubeconfig.
+#[doc(hidden)]
+pub fn fuzz_api(bytes: &[u8]) {
+    api::fuzz(bytes);
 }

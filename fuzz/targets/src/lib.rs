@@ -33,6 +33,7 @@ pub struct Target {
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    Target { name: "api_answers", run: watch::fuzz_api, places: &[] },
     Target {
         name: "configurations",
         run: config::fuzz,
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target { name: "corefiles", run: dns::corefile::fuzz, places: &[] },
     Target { name: "dns_messages", run: wire::fuzz, places: &[] },
+    Target { name: "http_requests", run: telemetry::http::fuzz, places: &[] },
     Target { name: "manifests", run: watch::fuzz, places: &[("crates/watch/tests/cases", Seeds::Files)] },
     Target {
         name: "netlink_messages",

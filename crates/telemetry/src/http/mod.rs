@@ -147,5 +147,14 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// For fuzzing: reads any bytes as requests, one after the other.
+#[doc(hidden)]
+pub fn fuzz(mut bytes: &[u8]) {
+    while let message::Parsed::Whole(request, length) = message::parse(bytes) {
+        assert!(length > 0 && matches!(request.method.as_str(), "GET" | "HEAD"));
+        bytes = bytes.get(length..).unwrap_or_default();
+    }
+}
+
 #[cfg(test)]
 mod tests;

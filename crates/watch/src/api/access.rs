@@ -396,6 +396,13 @@ pub(super) fn to_base64(bytes: &[u8]) -> String {
     text
 }
 
+/// Takes any text as a kubeconfig.
+pub(super) fn fuzz(text: &str) {
+    if let Ok(access) = parse(text, Path::new("."), false) {
+        assert_eq!(Server::parse(&access.url()), Some(access.server), "{text}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -515,6 +515,16 @@ fn line(stream: &mut impl BufRead) -> io::Result<String> {
     }
 }
 
+/// Takes any bytes as an answer and hands over its body.
+pub(super) fn fuzz(bytes: &[u8], mut body: impl FnMut(&[u8])) {
+    let mut stream = BufReader::with_capacity(7, bytes);
+    let Ok(Head { mut framing, .. }) = read_head(&mut stream) else { return };
+    let mut buffer = [0; 64];
+    while let Ok(read @ 1..) = read_body(&mut stream, &mut framing, &mut buffer) {
+        body(buffer.get(..read).unwrap_or_default());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -91,7 +91,7 @@ pub fn rights(keep: Keep) -> Vec<(&'static str, &'static str)> {
             [..] => ("", ""),
         }
     };
-    resources("", keep).iter().map(right).collect()
+    resources("node", keep).iter().map(right).collect()
 }
 
 impl Resource {

@@ -103,3 +103,12 @@ impl Drop for Api {
         self.stop.stop();
     }
 }
+
+/// Takes any bytes as what an API server answers, and as a kubeconfig.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    http::fuzz(bytes, watcher::fuzz);
+    watcher::fuzz(bytes);
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        access::fuzz(text);
+    }
+}

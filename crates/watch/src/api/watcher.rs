@@ -184,15 +184,7 @@ impl Watcher {
         hub: Arc<Hub>,
         waits: Waits,
     ) -> Watcher {
-        let intake = Intake {
-            number,
-            resource,
-            reader: Reader::new(keep),
-            known: Known::default(),
-            hub,
-            batch: Batch::default(),
-            deaf: false,
-        };
+        let intake = Intake::new(number, resource, keep, hub);
         Watcher {
             client,
             stop,
@@ -475,6 +467,11 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 impl Intake {
+    fn new(number: usize, resource: Resource, keep: Keep, hub: Arc<Hub>) -> Intake {
+        let (reader, known, batch) = (Reader::new(keep), Known::default(), Batch::default());
+        Intake { number, resource, reader, known, hub, batch, deaf: false }
+    }
+
     /// Takes in an event; says whether with it a streamed list has come to its end.
     fn event(&mut self, text: &[u8], listing: bool, version: &mut Option<String>) -> Result<bool, Trouble> {
         let nonsense = |what: String| Trouble::Nonsense(format!("not an event of a watch: {what}"));
@@ -602,5 +599,21 @@ impl Intake {
             self.deaf |= !self.hub.hand_over(self.number, batch, self.known.bad());
         }
         !self.deaf
+    }
+}
+
+/// Takes any bytes as a watch and as a list, of every kind.
+pub(super) fn fuzz(bytes: &[u8]) {
+    for resource in super::kind::resources("node", Keep::ALL) {
+        let hub = Arc::new(Hub::new(1, std::path::Path::new("fuzz").into(), Box::new(|_| true)));
+        let mut intake = Intake::new(0, resource, Keep::ALL, hub);
+        let mut version = None;
+        // What is too large or makes no sense is refused, and that is all that can happen.
+        let _ = Splitter::new(Shape::Stream)
+            .push(bytes, |text| drop(intake.event(text, version.is_none(), &mut version)));
+        intake.known.begin_list();
+        let _ = Splitter::new(Shape::List).push(bytes, |text| intake.listed(text));
+        intake.end_list();
+        assert!(intake.flush());
     }
 }

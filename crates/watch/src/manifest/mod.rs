@@ -16,6 +16,7 @@ mod head;
 mod names;
 mod time;
 mod wire;
+mod write;
 mod yaml;
 
 use crate::Severity;
@@ -32,6 +33,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 pub(crate) use time::moment;
 use wire::OneMap;
+pub use write::Snapshot;
 
 /// What a caller wants to know beyond what routing needs. All of it is large in a large cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -31,6 +31,22 @@ pub(crate) fn seconds(text: &str) -> Option<i64> {
     Some(((days * 24 + hour) * 60 + minute) * 60 + second - offset_s)
 }
 
+/// The timestamp of so many seconds since 1970.
+pub(crate) fn text(seconds: i64) -> String {
+    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Too early by a few years, so this ends soon.
+    let year_days = if days < 0 { 365 } else { 366 };
+    let mut year = 1969 + days.div_euclid(year_days);
+    while days_before_year(year + 1) <= days {
+        year += 1;
+    }
+    let day = days - days_before_year(year);
+    let month = (1..=12).rev().find(|month| days_before_month(year, *month) <= day).unwrap_or(1);
+    let day = day - days_before_month(year, month) + 1;
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// Three numbers with a sign between them, each of so many digits.
 fn numbers(text: &str, between: char, digits: [usize; 3]) -> Option<[i64; 3]> {
     let mut parts = text.split(between);
@@ -121,7 +137,10 @@ mod tests {
         ];
         for (text, want) in good {
             assert_eq!(seconds(text), Some(want), "{text}");
+            assert_eq!(seconds(&super::text(want)), Some(want), "{text}");
         }
+        assert_eq!(super::text(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(super::text(-1), "1969-12-31T23:59:59Z");
         let bad = [
             "",
             "2024-05-06",

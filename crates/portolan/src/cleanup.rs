@@ -5,6 +5,8 @@ use clap::Args;
 use dataplane::iptables::Variant;
 use dataplane::{Mode, Plane, PlaneOptions, iptables};
 use model::Family;
+use netlink::nftables::{self, Batch, Table, tables};
+use netlink::{Netfilter, Socket};
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -51,4 +53,26 @@ pub(crate) fn run() -> Result<ExitCode, Error> {
         writeln!(out, "nothing of ours is there").map_err(Error::Output)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The table of kube-proxy's nftables mode.
+const KUBE_PROXY: &str = "kube-proxy";
+
+/// Cleans up as kube-proxy does: what is ours, and the tables of kube-proxy's own nftables mode. Its
+/// iptables chains and virtual servers are left for its own `--cleanup`, which has the tools for it.
+pub(crate) fn as_kube_proxy() -> Result<ExitCode, Error> {
+    let code = run()?;
+    let mut socket: Socket<Netfilter> = Socket::open().map_err(dataplane::Error::from)?;
+    for table in tables(&mut socket).map_err(dataplane::Error::from)? {
+        if table.name != KUBE_PROXY || !matches!(table.family, nftables::Family::Ip | nftables::Family::Ip6) {
+            continue;
+        }
+        let mut batch = Batch::new();
+        batch.delete_table(Table { family: table.family, name: KUBE_PROXY });
+        let doing = format!("delete kube-proxy's table of {:?}", table.family);
+        batch.commit(&mut socket, &doing, None).map_err(dataplane::Error::from)?;
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "removed kube-proxy's nftables table ({:?})", table.family).map_err(Error::Output)?;
+    }
+    Ok(code)
 }

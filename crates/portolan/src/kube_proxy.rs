@@ -222,7 +222,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<ExitCode, E
         return Ok(ExitCode::SUCCESS);
     }
     if is_set(&matches, "cleanup") {
-        return cleanup::run();
+        return cleanup::as_kube_proxy();
     }
     let Asked { file, typed, configuration, ours, metrics, healthz, .. } = asked;
     if is_set(&matches, "init-only") {

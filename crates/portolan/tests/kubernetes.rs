@@ -294,3 +294,57 @@ fn a_node_that_boots_while_the_api_server_is_away() {
     cluster.until_routed(&[1, 2]);
     assert!(metrics(&cluster.bench).contains("portolan_from_checkpoint 0\n"));
 }
+
+/// What kube-proxy's nftables mode does for the Service under test, as far as a packet notices.
+fn kube_proxy_tables(backend: &str) -> String {
+    let chain = |name: &str, hook: &str| {
+        format!(
+            "  chain {name} {{\n    type nat hook {hook} priority -100;\n    \
+             ip daddr {CLUSTER_IP} tcp dport 80 dnat to {backend}:8080\n  }}\n"
+        )
+    };
+    let chains = chain("nat-prerouting", "prerouting") + &chain("nat-output", "output");
+    format!("table ip kube-proxy {{\n{chains}}}\n")
+}
+
+#[test]
+fn taking_over_from_a_kube_proxy_and_going_back() {
+    let mut cluster = InCluster::new(3, ApiOptions::default());
+    let theirs = kube_proxy_tables(&cluster.bench.backends[0].ipv4().to_string());
+    let theirs = cluster.bench.file("theirs.nft", &theirs).display().to_string();
+    cluster.bench.tool(&format!("nft --file {theirs}"));
+    let load = Load::new(Protocol::Tcp, cluster.bench.cluster_ip()).per_second(100);
+    let load = load.start(&[&cluster.bench.client]).expect("a load");
+    let held = cluster.bench.client.client(Protocol::Tcp);
+    let held =
+        held.hold(cluster.bench.cluster_ip(), 5, Duration::from_millis(50)).expect("connections to hold");
+    cluster.bench.until("connections flow", |_| load.answered() > 50);
+    load.next_phase();
+    let kubeconfig = cluster.bench.file("kubeconfig.conf", &cluster.server.kubeconfig());
+    let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
+    let run = [kubeconfig.as_str(), "--hostname-override=node-a", "--proxy-mode=nftables"];
+    // Ours knows of two backends, theirs of the third: who is asked is seen by who answers.
+    cluster.endpoints(&[1, 2]);
+    cluster.bench.spawn_as("kube-proxy", &run);
+    cluster.until_routed(&[1, 2]);
+    load.next_phase();
+    let before = load.answered();
+    cluster.bench.until("new connections go our way", |_| load.answered() > before + 50);
+    load.next_phase();
+    // Both of ours and theirs are taken away by the same errand; first a way for those on the road.
+    let phases = load.phases();
+    assert!(phases[2].keys().all(|backend| backend != "web-0"), "{phases:?}");
+    cluster.bench.kill();
+    cluster.bench.tool("nft delete table ip kube-proxy");
+    let before = load.answered();
+    cluster.bench.until("it goes on without theirs", |_| load.answered() > before + 50);
+    // And back: theirs again, ours withdrawn.
+    cluster.bench.tool(&format!("nft --file {theirs}"));
+    let report = load.stop().expect("a report");
+    assert_eq!(report.failed(), 0, "{report}");
+    let held = held.finish();
+    assert!(held.unharmed(), "{held:?}");
+    cluster.bench.spawn_as("kube-proxy", &["--cleanup"]);
+    assert_eq!(cluster.bench.ended(), Some(0));
+    assert_eq!(cluster.bench.tool("nft list tables"), "");
+}

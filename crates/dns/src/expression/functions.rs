@@ -100,7 +100,7 @@ impl Function {
     }
 
     pub(super) fn call(self, arguments: &[Value], environment: &Environment<'_>) -> Result<Value, String> {
-        if let [] = arguments {
+        if arguments.is_empty() {
             return self.ask(environment);
         }
         let text = |index: usize| arguments.get(index).map_or(Err("too few arguments".into()), Value::text);

@@ -17,6 +17,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use functions::is_free_name;
 pub(crate) use value::Value;
 
 use crate::exchange::Exchange;

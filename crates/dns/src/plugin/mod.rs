@@ -58,6 +58,7 @@ mod rewrite;
 mod root;
 mod secondary;
 mod self_query;
+mod template;
 mod timeouts;
 mod transfer;
 mod view;
@@ -137,7 +138,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("dnssec"),
     not_built("tls"),
     built("minimal", minimal::set_up),
-    not_built("template"),
+    built("template", template::set_up),
     built("transfer", transfer::set_up),
     built("hosts", hosts::set_up),
     not_built("route53"),

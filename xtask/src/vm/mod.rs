@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     tool: Vec<String>,
     /// End the machine after so many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     timeout: u64,
     #[arg(long, value_name = "MIB", default_value_t = 3072)]
     memory: u32,

@@ -120,16 +120,19 @@ impl Splitter {
 
     /// How many of these bytes still belong to the string.
     fn inside_string(&mut self, bytes: &[u8]) -> usize {
-        for (index, byte) in bytes.iter().enumerate() {
-            match byte {
-                _ if self.escaped => self.escaped = false,
-                b'\\' => self.escaped = true,
-                b'"' => {
-                    self.string = false;
-                    return index + 1;
-                }
-                _ => {}
+        let mut at = 0;
+        if std::mem::take(&mut self.escaped) {
+            at += 1;
+        }
+        while let Some(found) = bytes.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+            at += found + 1;
+            if bytes.get(at - 1) == Some(&b'"') {
+                self.string = false;
+                return at;
             }
+            // Whatever is behind a backslash is part of the string.
+            self.escaped = at >= bytes.len();
+            at += 1;
         }
         bytes.len()
     }

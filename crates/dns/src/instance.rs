@@ -277,20 +277,22 @@ impl Instance {
     fn put_in_force(&mut self, blocks: Vec<corefile::Block>) -> Result<(), Error> {
         let Configuration { servers, process } = set_up(&blocks, &self.world)?;
         let handle = self.runtime.handle().clone();
-        let opened = self.open(&servers, &process);
-        let (fresh, pages) = match opened {
-            Ok(opened) => opened,
+        let pages = self.open_pages(&process)?;
+        {
+            let _inside = handle.enter();
+            process.plugins.iter().for_each(|plugin| plugin.clone().start());
+        }
+        // What listens is asked, and another process at the same address is not; so not before we know
+        // what to say.
+        self.wait_until_ready(&process);
+        let fresh = match self.open(&servers, &process) {
+            Ok(fresh) => fresh,
             Err(error) => {
                 process.plugins.iter().for_each(|plugin| plugin.stop());
                 return Err(error);
             }
         };
-        {
-            let _inside = handle.enter();
-            process.plugins.iter().for_each(|plugin| plugin.clone().start());
-        }
         say::set_debug(process.debug);
-        self.wait_until_ready(&process);
         for (listen, server) in &servers {
             if let Some(serving) = self.serving.get(listen) {
                 serving.server.store(Arc::new(server.clone()));
@@ -312,12 +314,11 @@ impl Instance {
     }
 
     /// Opens what is new: nothing that is at work is touched.
-    #[allow(clippy::type_complexity, reason = "two maps that are put in their places at once")]
     fn open(
         &self,
         servers: &BTreeMap<Listen, Server>,
         process: &ProcessSettings,
-    ) -> Result<(BTreeMap<Listen, Serving>, BTreeMap<SocketAddr, Http>), Error> {
+    ) -> Result<BTreeMap<Listen, Serving>, Error> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = process.sockets.unwrap_or(cores);
         let handle = self.runtime.handle();
@@ -332,6 +333,12 @@ impl Instance {
             let tcp = Tcp::start(listen.address, udp.local.port(), &server, handle).map_err(failed)?;
             fresh.insert(*listen, Serving { server, udp, tcp });
         }
+        Ok(fresh)
+    }
+
+    /// Opens the addresses of pages that are new.
+    fn open_pages(&self, process: &ProcessSettings) -> Result<BTreeMap<SocketAddr, Http>, Error> {
+        let handle = self.runtime.handle();
         let mut pages = BTreeMap::new();
         for (address, all) in pages_by_address(process) {
             if self.pages.contains_key(&address) {
@@ -340,7 +347,7 @@ impl Instance {
             let failed = |source| Error::Listen { address: address.to_string(), source };
             pages.insert(address, Http::start(address, all, handle).map_err(failed)?);
         }
-        Ok((fresh, pages))
+        Ok(pages)
     }
 
     fn set_pages(&mut self, fresh: BTreeMap<SocketAddr, Http>, process: &ProcessSettings) {

@@ -26,13 +26,15 @@ use tokio::time::timeout;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// Connections, in all.
-const CONNECTIONS_MAX: usize = 4096;
+const CONNECTIONS_MAX: usize = 2048;
 /// Questions of one connection that wait for an answer.
 const PIPELINE_MAX: usize = 128;
 /// So much is read ahead of what is answered.
 const READ_BYTES: usize = 4096;
 /// Answers are sent once there are so many bytes of them, or nothing more to do.
-const WRITE_BYTES: usize = 16 * 1024;
+const WRITE_BYTES: usize = 8 * 1024;
+/// So many times that may wait for a client that does not read.
+const WRITES_MAX: usize = 2;
 /// After an accept that failed for want of something (files, memory) we wait so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// So long connections have to end once we are told to stop.
@@ -100,6 +102,12 @@ impl Tcp {
             self.connections.stopping.notify_waiters();
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+}
+
+impl Drop for Tcp {
+    fn drop(&mut self) {
+        self.listeners.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -176,7 +184,7 @@ async fn serve(
 ) {
     let (reader, writer) = stream.into_split();
     let timeouts = server.load().timeouts;
-    let (answers, ready) = mpsc::channel(PIPELINE_MAX);
+    let (answers, ready) = mpsc::channel(WRITES_MAX);
     let writer = tokio::spawn(write_all(writer, ready, timeouts));
     let mut asker = Asker {
         reader,

@@ -82,6 +82,12 @@ impl Udp {
     }
 }
 
+impl Drop for Udp {
+    fn drop(&mut self) {
+        self.stop.write(1).unwrap_or_default();
+    }
+}
+
 impl Sockets {
     fn open(address: Option<IpAddr>, port: u16) -> io::Result<Sockets> {
         match address {

@@ -53,6 +53,7 @@ pub const TARGETS: &[Target] = &[
         run: netlink_replies::expressions,
         places: &[("crates/netlink/tests/recorded", Seeds::HexLines)],
     },
+    Target { name: "zone_files", run: dns::zonefile::fuzz, places: &[] },
 ];
 
 /// Gives `data` to the target called `name`.

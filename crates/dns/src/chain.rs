@@ -89,6 +89,11 @@ pub trait Plugin: Send + Sync + 'static {
         None
     }
 
+    /// The search path of the asker, as far as this plugin knows it (`autopath`).
+    fn search_path(&self, _exchange: &Exchange) -> Option<Vec<Name>> {
+        None
+    }
+
     /// Its configuration has come into force: background work may begin. Called on the runtime.
     fn start(self: Arc<Self>) {}
 

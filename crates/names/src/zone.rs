@@ -202,6 +202,11 @@ impl Zone {
         hashes.flat_map(|hash| self.services.get(hash)).map(|item| &*item.entry)
     }
 
+    /// The namespace of a pod that has this address.
+    pub fn namespace_of_pod(&self, address: IpAddr) -> Option<&str> {
+        self.pods_at(address).next().map(|pod| &*pod.name.namespace)
+    }
+
     /// The pods that have this address.
     pub(crate) fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Pod>> {
         self.pods.get(bits(address)).iter().map(|item| &item.pod)

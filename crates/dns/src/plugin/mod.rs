@@ -27,6 +27,7 @@ mod acl;
 mod any;
 mod authority;
 mod auto;
+mod autopath;
 mod bind;
 mod bufsize;
 mod cache;
@@ -131,7 +132,7 @@ pub const PLUGINS: &[Kind] = &[
     built("loadbalance", loadbalance::set_up),
     not_built("tsig"),
     built("rewrite", rewrite::set_up),
-    not_built("autopath"),
+    built("autopath", autopath::set_up),
     built("acl", acl::set_up),
     built("cache", cache::set_up),
     built("header", header::set_up),

@@ -101,6 +101,22 @@ impl Plugin for Kubernetes {
         })
     }
 
+    fn search_path(&self, exchange: &Exchange) -> Option<Vec<Name>> {
+        let zone = self.options.zone_of(&exchange.asked.question.name)?.name;
+        if self.options.pods != names::PodMode::Verified {
+            return None;
+        }
+        let snapshot = self.cluster.zone();
+        let namespace = snapshot.namespace_of_pod(exchange.from.client.ip().to_canonical())?;
+        let below = |labels: &[&str]| {
+            let mut name = Name::ROOT;
+            labels.iter().try_for_each(|label| name.push(label.as_bytes())).ok()?;
+            name.append(&zone).ok()?;
+            Some(name)
+        };
+        Some(vec![below(&[namespace, "svc"])?, below(&["svc"])?, zone])
+    }
+
     fn is_ready(&self) -> bool {
         self.cluster.zone().is_synced()
     }

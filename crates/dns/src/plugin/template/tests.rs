@@ -94,8 +94,7 @@ fn aliases_are_followed_and_errors_told() {
         bench.exchange_from("10.0.0.1", "x.from A edns").reply.options,
         b"\x00\x0f\x00\x0a\x00\x15not here"
     );
-    let matches =
-        "coredns_template_matches_total{server=\"dns://:53\",zone=\"from.\",view=\"\",class=\"IN\",type=\"A\"}";
+    let matches = "coredns_template_matches_total{server=\"dns://:53\",zone=\"from.\",view=\"\",class=\"IN\",type=\"A\"}";
     assert_eq!(bench.metric(matches), "2");
 }
 

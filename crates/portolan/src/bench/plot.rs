@@ -8,12 +8,15 @@ const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 56.0;
 const RIGHT: f64 = 20.0;
-const TOP: f64 = 56.0;
+const TOP: f64 = 70.0;
 const BOTTOM: f64 = 44.0;
 /// Distances between a text and what it belongs to.
 const GAP: f64 = 6.0;
 /// The width of a letter, about.
 const LETTER: f64 = 6.6;
+/// The first line of the legend, and from one to the next; there is room for two.
+const LEGEND: f64 = 34.0;
+const LEGEND_STEP: f64 = 17.0;
 /// How many steps the vertical axis has, about.
 const STEPS: f64 = 5.0;
 
@@ -91,13 +94,17 @@ impl Plot<'_> {
     }
 
     fn legend(&self, svg: &mut String) {
-        let mut x = 0.0;
+        let (mut x, mut y) = (0.0, LEGEND);
         for line in &self.lines {
-            let (y, middle) = (34.0, 30.0);
+            let length = 22.0 + 3.0 * GAP + line.name.chars().count() as f64 * LETTER;
+            if x > 0.0 && x + length > WIDTH {
+                (x, y) = (0.0, y + LEGEND_STEP);
+            }
+            let middle = y - 4.0;
             let end = x + 22.0;
             let _ = write!(svg, "<path d=\"M{x} {middle}H{end}\" {}/>", stroke(line));
             let _ = write!(svg, "<text x=\"{}\" y=\"{y}\">{}</text>", end + GAP, line.name);
-            x = end + 3.0 * GAP + line.name.chars().count() as f64 * LETTER;
+            x += length;
         }
     }
 }

@@ -75,6 +75,9 @@ pub(super) fn table_row(row: &Row) -> String {
 /// A connection that takes so many times as long as with empty tables hurts.
 const HURTS: f64 = 1.5;
 
+/// So many times the largest size that was measured, a line is worth nothing any more.
+const BEYOND: f64 = 2.0;
+
 /// Where on this node a mode whose rules stand one after another begins to hurt, in one sentence for
 /// each such mode; and of the others that they do not.
 pub(super) fn verdicts(rows: &[Row]) -> Vec<String> {
@@ -86,19 +89,20 @@ pub(super) fn verdicts(rows: &[Row]) -> Vec<String> {
         let most = rows.iter().map(|row| row.services).max()?;
         let at = |figure: Figure| {
             let points: Vec<_> = rows.iter().map(|row| (f64::from(row.services), figure(row))).collect();
-            hurts_at(&points).filter(|services| *services <= 10.0 * f64::from(most))
+            hurts_at(&points).filter(|services| *services <= BEYOND * f64::from(most))
         };
         let middle = at(|row| row.connect_service_p50_us);
         Some(match (middle, at(|row| row.connect_last_p50_us), at(|row| row.connect_no_service_p50_us)) {
             (Some(middle), last, none) => {
-                let or = |services: Option<f64>| services.map_or("no number".to_owned(), round);
+                let also = |whose: &str, services: Option<f64>| {
+                    services.map(|services| format!("; {whose} at {}", round(services))).unwrap_or_default()
+                };
                 format!(
                     "On this node {mode} begins to hurt at about {} Services: there a connection through a \
-                     Service in the middle of the table takes half as long again as with few. The last \
-                     Service of the table is there at {}, and a connection to no Service at all at {}.",
+                     Service in the middle of the table takes half as long again as with few{}{}.",
                     round(middle),
-                    or(last),
-                    or(none),
+                    also("the last Service of the table is there", last),
+                    also("a connection to no Service at all", none),
                 )
             }
             (None, ..) if rows.len() > 1 => {
@@ -209,7 +213,7 @@ svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; fill: var(--i
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; grid-column: 1 / -1; overflow-x: auto; font-size: 14px }
 th, td { padding: .25em .6em; text-align: right; border-bottom: 1px solid var(--faint) }
 th { font-weight: 600; vertical-align: bottom }
-th:first-child, td:first-child { text-align: left }
+th:first-child, td:first-child { text-align: left; white-space: nowrap }
 </style>
 <h1>portolan bench</h1>
 <p>How modes scale with the number of Services on one node's kernel. Times in seconds are this

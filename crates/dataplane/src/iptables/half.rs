@@ -45,6 +45,8 @@ pub type Sink<'a> = &'a mut dyn FnMut(&str);
 pub trait Tables {
     /// Reads one table.
     fn read(&mut self, table: Table, visit: &mut dyn FnMut(Saved<'_>)) -> Result<(), Error>;
+    /// How many Services' chains should be written in one restore at most, where they are all new.
+    fn services_at_once(&self) -> usize;
     /// Restores what `feed` writes; all of each table in it, or nothing.
     fn restore(&mut self, feed: &mut dyn FnMut(Sink<'_>)) -> Result<(), Refusal>;
 }
@@ -136,12 +138,26 @@ impl<T: Tables> Half<T> {
         // By name, so that where a Service stands does not depend on chance.
         let mut sorted: Vec<&ServiceRules> = services.collect();
         sorted.sort_unstable_by_key(|service| service.name.words());
-        let works = sorted.into_iter().map(|service| Work::Service(None, Some(service)));
-        let mut works: Vec<Work<'_>> = works.collect();
+        if !anew.contains(&Gate::Services) {
+            // The last one inserted comes first.
+            sorted.reverse();
+        }
         strays.retain(|(gate, _), _| !anew.contains(gate));
-        works.push(self.leftovers(strays, &kept));
+        let leftovers = self.leftovers(strays, &kept);
         drop(kept);
-        self.run(&works, &anew, &mut report);
+        let works = sorted.into_iter().map(|service| Work::Service(None, Some(service)));
+        let mut works: Vec<Work<'_>> = [self.new_ends()].into_iter().chain(works).collect();
+        if anew.is_empty() {
+            // Nothing is taken away before all is there, so it need not be one restore.
+            let at_once = self.tables.services_at_once().max(1);
+            for piece in works.chunks(at_once) {
+                self.run(piece, &anew, &mut report);
+            }
+            self.run(&[leftovers], &anew, &mut report);
+        } else {
+            works.push(leftovers);
+            self.run(&works, &anew, &mut report);
+        }
         self.uninstall(&mut report);
         Ok(report)
     }
@@ -286,11 +302,8 @@ impl<T: Tables> Half<T> {
     /// The gates that are written anew, and not line by line.
     fn to_be_rewritten(&self, strays: &Strays) -> BTreeSet<Gate> {
         let wrong = |gate: &Gate| {
-            let wants = last_lines(*gate, self.family, &self.options, &self.cluster_ips);
-            let has = self.has.last.get(gate).map_or(&[][..], Vec::as_slice);
-            let same_end = wants.len() == has.len() && wants.iter().all(|rule| has.contains(rule));
             let strays = strays.keys().filter(|(other, _)| other == gate).count();
-            !same_end || strays > STRAYS_MAX || self.has.crooked.contains(gate)
+            strays > STRAYS_MAX || self.has.crooked.contains(gate)
         };
         Gate::ALL.into_iter().filter(wrong).collect()
     }

@@ -124,7 +124,11 @@ impl Held {
     fn take_line(&mut self, gate: Gate, rule: Rule, strays: &mut Strays) {
         let ended = self.last.get(&gate).is_some_and(|last| !last.is_empty());
         if gate.is_last(&rule) {
-            self.last.entry(gate).or_default().push(rule);
+            let last = self.last.entry(gate).or_default();
+            if last.contains(&rule) {
+                self.crooked.insert(gate);
+            }
+            last.push(rule);
             return;
         }
         let key = (gate, line_print(&rule));

@@ -166,10 +166,12 @@ impl Image {
             let mut told: Vec<String> = rules.iter().map(bare).collect();
             if let Some(gate) = Gate::at(*table, *chain) {
                 let first = rules.iter().position(|rule| gate.is_last(rule)).unwrap_or(rules.len());
-                // Only if all that belongs to the end is there.
                 let (head, tail) = told.split_at_mut(first);
                 head.sort_unstable();
-                tail.sort_unstable();
+                // What stands behind the end and does not belong there is in nobody's order.
+                if rules.iter().skip(first).all(|rule| gate.is_last(rule)) {
+                    tail.sort_unstable();
+                }
             } else if !chain.is_ours() {
                 told.sort_unstable();
             }

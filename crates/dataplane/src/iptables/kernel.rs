@@ -119,7 +119,19 @@ fn failed(program: &std::path::Path, source: std::io::Error) -> Error {
     Error::Program { program: program.display().to_string(), source }
 }
 
+/// What one iptables-nft-restore should be given at most: with the number of new chains in one batch
+/// its time grows by the square or worse (1.8.9: 250 Services with 10 endpoints 0.2 s, 1,000 2 s,
+/// 2,000 18 s, whatever there is already). The other kind reads and writes the whole table each time.
+const SERVICES_AT_ONCE: usize = 250;
+
 impl Tables for Kernel {
+    fn services_at_once(&self) -> usize {
+        match self.programs.variant {
+            Variant::Nft => SERVICES_AT_ONCE,
+            Variant::Legacy => usize::MAX,
+        }
+    }
+
     fn read(&mut self, table: Table, visit: &mut dyn FnMut(Saved<'_>)) -> Result<(), Error> {
         let fail = |source| failed(&self.save, source);
         let mut command = Command::new(&self.save);

@@ -77,6 +77,10 @@ impl Fake {
 }
 
 impl Tables for Fake {
+    fn services_at_once(&self) -> usize {
+        2
+    }
+
     fn read(&mut self, table: Table, visit: &mut dyn FnMut(Saved<'_>)) -> Result<(), Error> {
         for ((_, chain), rules) in self.image.chains.iter().filter(|((t, _), _)| *t == table) {
             let name = chain.to_string();

@@ -20,6 +20,9 @@ const CLIENT: &str = "shell-a";
 const LEAVING: &str = "web-2";
 /// Connections a second.
 const RATE: u32 = 50;
+/// Of which so many may be under way: two seconds' worth. A machine that cannot keep up would else only
+/// fall further behind.
+const AT_ONCE: usize = 2 * RATE as usize;
 /// How long each state of affairs is watched: enough connections for each backend to be seen.
 const WATCHED: Duration = Duration::from_millis(900);
 /// Connections that stay open all the time, and how often each is asked.
@@ -45,7 +48,7 @@ impl Flow {
         let mut wrong = Vec::new();
         let held = client.client(Protocol::Tcp).hold(TARGET, HELD, HELD_EVERY);
         let held = held.map_err(|failure| wrong.push(format!("shop/web does not answer: {failure}"))).ok();
-        let load = Load::new(Protocol::Tcp, TARGET).per_second(RATE).start(&[client])?;
+        let load = Load::new(Protocol::Tcp, TARGET).per_second(RATE).at_once(AT_ONCE).start(&[client])?;
         Ok(Flow { load, held, begin: Instant::now(), phase: 0, expected: Vec::new(), wrong })
     }
 

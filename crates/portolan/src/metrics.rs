@@ -165,7 +165,7 @@ impl Metrics {
     }
 
     /// Whether what is routed was read from disk.
-    pub(crate) fn serves_checkpoint(&self, is: bool) {
+    pub(crate) fn set_from_checkpoint(&self, is: bool) {
         self.from_checkpoint.set(if is { 1.0 } else { 0.0 });
     }
 

@@ -227,7 +227,7 @@ impl Daemon {
         for key in self.unconfirmed.drain() {
             touched.merge(self.cluster.apply(Change::Delete(key)));
         }
-        self.observer.metrics.serves_checkpoint(false);
+        self.observer.metrics.set_from_checkpoint(false);
         touched
     }
 
@@ -249,7 +249,7 @@ impl Daemon {
             age.as_secs(),
             self.unconfirmed.len()
         );
-        self.observer.metrics.serves_checkpoint(true);
+        self.observer.metrics.set_from_checkpoint(true);
         self.begin(Instant::now());
     }
 

@@ -55,7 +55,7 @@ const ARROWS: &[Arrow] = &[
     },
     Arrow {
         from: "fuzz-targets",
-        to: &["config", "dns", "model", "netlink", "scenario", "watch", "wire"],
+        to: &["config", "dns", "model", "netlink", "scenario", "telemetry", "watch", "wire"],
         foreign: None,
     },
     Arrow { from: "xtask", to: &[], foreign: None },

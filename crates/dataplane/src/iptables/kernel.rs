@@ -10,11 +10,18 @@ use netlink::{Netfilter, Socket, nftables, xtables};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// How long `iptables-restore` waits for the lock that all who write share, as kube-proxy does.
 const LOCK_WAIT_S: &str = "5";
 /// What programs say when another one has had the lock all that time.
 const LOCKED: &str = "xtables lock";
+
+/// What iptables-legacy says while another process has the kernel load its module, how often one asks
+/// again then, and when.
+const NOT_LOADED: &str = "do you need to insmod?";
+const LOAD_TRIES: u32 = 5;
+const LOAD_WAIT: Duration = Duration::from_millis(200);
 
 /// The tables of one family.
 #[derive(Debug)]
@@ -113,6 +120,27 @@ impl Kernel {
         }
         Ok(true)
     }
+
+    /// Reads one table; what fails has printed nothing.
+    fn read_once(&self, table: Table, visit: &mut dyn FnMut(Saved<'_>)) -> Result<(), Error> {
+        let fail = |source| failed(&self.save, source);
+        let mut command = Command::new(&self.save);
+        command.args(["-t", table.name()]).stdin(Stdio::null());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(fail)?;
+        let stdout = child.stdout.take().ok_or_else(|| fail(std::io::ErrorKind::BrokenPipe.into()))?;
+        let mut reader = BufReader::new(stdout);
+        let mut line = String::new();
+        while reader.read_line(&mut line).map_err(fail)? > 0 {
+            if let Some(saved) = saved(line.trim_end()) {
+                visit(saved);
+            }
+            line.clear();
+        }
+        match end(child).map_err(fail)? {
+            (true, _) => Ok(()),
+            (false, said) => Err(Error::Restore(format!("{} -t {table}: {said}", self.save.display()))),
+        }
+    }
 }
 
 fn failed(program: &std::path::Path, source: std::io::Error) -> Error {
@@ -133,23 +161,13 @@ impl Tables for Kernel {
     }
 
     fn read(&mut self, table: Table, visit: &mut dyn FnMut(Saved<'_>)) -> Result<(), Error> {
-        let fail = |source| failed(&self.save, source);
-        let mut command = Command::new(&self.save);
-        command.args(["-t", table.name()]).stdin(Stdio::null());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(fail)?;
-        let stdout = child.stdout.take().ok_or_else(|| fail(std::io::ErrorKind::BrokenPipe.into()))?;
-        let mut reader = BufReader::new(stdout);
-        let mut line = String::new();
-        while reader.read_line(&mut line).map_err(fail)? > 0 {
-            if let Some(saved) = saved(line.trim_end()) {
-                visit(saved);
+        for _ in 1..LOAD_TRIES {
+            match self.read_once(table, visit) {
+                Err(Error::Restore(said)) if said.contains(NOT_LOADED) => std::thread::sleep(LOAD_WAIT),
+                done => return done,
             }
-            line.clear();
         }
-        match end(child).map_err(fail)? {
-            (true, _) => Ok(()),
-            (false, said) => Err(Error::Restore(format!("{} -t {table}: {said}", self.save.display()))),
-        }
+        self.read_once(table, visit)
     }
 
     fn restore(&mut self, feed: &mut dyn FnMut(Sink<'_>)) -> Result<(), Refusal> {

@@ -1,7 +1,7 @@
 //! What an endpoint is called within its Service.
 
 use model::Endpoint;
-use std::io::Write;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 /// The longest label.
@@ -17,8 +17,16 @@ pub(crate) struct Label {
 impl Label {
     fn of(text: &[u8]) -> Label {
         let mut label = Label { bytes: [0; LABEL_MAX], length: 0 };
-        label.length = (&mut label.bytes[..]).write(text).unwrap_or(0);
+        label.push(text);
         label
+    }
+
+    /// Adds what fits.
+    fn push(&mut self, text: &[u8]) {
+        for (place, byte) in self.bytes.iter_mut().skip(self.length).zip(text) {
+            *place = *byte;
+            self.length += 1;
+        }
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -28,10 +36,8 @@ impl Label {
     /// The address with dashes. One that would end in a dash has a zero there.
     fn dashed(address: IpAddr) -> Label {
         let mut label = Label { bytes: [0; LABEL_MAX], length: 0 };
-        let mut rest = &mut label.bytes[..];
-        // An address has at most 45 characters.
-        let written = write!(rest, "{address}").map(|()| LABEL_MAX - rest.len());
-        label.length = written.unwrap_or(0);
+        // An address has at most 45 characters, and writing to memory does not fail.
+        let _ = write!(label, "{address}");
         for byte in label.bytes.iter_mut().take(label.length) {
             if matches!(byte, b'.' | b':') {
                 *byte = b'-';
@@ -44,6 +50,13 @@ impl Label {
             label.length += 1;
         }
         label
+    }
+}
+
+impl Write for Label {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text.as_bytes());
+        Ok(())
     }
 }
 

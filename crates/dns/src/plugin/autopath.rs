@@ -223,7 +223,9 @@ mod tests {
         ] {
             told.seen.lock().unwrap().clear();
             assert_eq!(bench.ask(&format!("{name} A")), want, "{name}");
-            assert_eq!(told.questions().len(), asked, "{name}");
+            // An upstream that fails is soon asked whether it is well again, too.
+            let about_names = told.questions().into_iter().filter(|question| question.ends_with(" A"));
+            assert_eq!(about_names.count(), asked, "{name}");
         }
         assert_eq!(bench.metric("coredns_autopath_success_total{server=\"dns://:53\"}"), "3");
         for (lines, want) in [

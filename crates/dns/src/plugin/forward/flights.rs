@@ -36,27 +36,30 @@ impl Flights {
         key: Vec<u8>,
         fly: impl Future<Output = Answer> + Send + 'static,
     ) -> Answer {
-        let mut landing = {
+        let (mut landing, start) = {
             let mut flying = self.flying.lock().unwrap_or_else(PoisonError::into_inner);
             match flying.get(&key) {
-                Some(landing) => landing.clone(),
+                Some(landing) => (landing.clone(), None),
                 None if flying.len() >= FLIGHTS_MAX => {
                     return Err("too many different queries are under way".into());
                 }
                 None => {
                     let (land, landing) = watch::channel(None);
                     flying.insert(key.clone(), landing.clone());
-                    let flight = Flight { flights: self.clone(), key };
-                    tokio::spawn(async move {
-                        let answer = fly.await;
-                        // Who comes from here on asks anew.
-                        drop(flight);
-                        let _ = land.send(Some(answer));
-                    });
-                    landing
+                    (landing, Some((land, Flight { flights: self.clone(), key })))
                 }
             }
         };
+        // Not under the lock: a runtime that is being shut down drops the task at once, and the flight
+        // with it.
+        if let Some((land, flight)) = start {
+            tokio::spawn(async move {
+                let answer = fly.await;
+                // Who comes from here on asks anew.
+                drop(flight);
+                let _ = land.send(Some(answer));
+            });
+        }
         match landing.wait_for(Option::is_some).await {
             Ok(answer) => answer.clone().unwrap_or_else(|| Err("no answer".into())),
             Err(_) => Err("the query was given up".into()),
@@ -101,6 +104,19 @@ mod tests {
             assert!(join(1).await.is_ok());
         });
         assert_eq!(flown.load(Ordering::Relaxed), FLIGHTS_MAX + 1);
+        assert!(flights.flying.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_runtime_that_ends_gives_the_query_up() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let handle = runtime.handle().clone();
+        runtime.shutdown_background();
+        let _inside = handle.enter();
+        let flights = Arc::new(Flights::default());
+        let join = std::pin::pin!(flights.join(vec![1], std::future::pending()));
+        let polled = join.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        assert!(matches!(polled, std::task::Poll::Ready(Err(_))), "{polled:?}");
         assert!(flights.flying.lock().unwrap().is_empty());
     }
 }

@@ -111,7 +111,7 @@ mod tests {
     fn a_runtime_that_ends_gives_the_query_up() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         let handle = runtime.handle().clone();
-        runtime.shutdown_background();
+        runtime.shutdown_timeout(std::time::Duration::from_secs(60));
         let _inside = handle.enter();
         let flights = Arc::new(Flights::default());
         let join = std::pin::pin!(flights.join(vec![1], std::future::pending()));

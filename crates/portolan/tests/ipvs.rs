@@ -18,7 +18,8 @@ const AT_ONCE: usize = 12;
 const LONG: Duration = Duration::from_secs(60);
 
 type Test = (&'static str, fn());
-const TESTS: [Test; 7] = [
+const TESTS: [Test; 8] = [
+    ("ipvs_is_found_well_by_the_doctor", doctor),
     ("ipvs_churns_under_load", churn),
     ("ipvs_survives_a_kill_under_load", killed),
     ("ipvs_survives_a_kill_in_the_middle", killed_in_the_middle),
@@ -64,6 +65,15 @@ fn tables(bench: &Bench) -> Vec<String> {
 fn load(bench: &Bench) -> lab::Running {
     let load = Load::new(Protocol::Tcp, bench.cluster_ip()).and(bench.node_port());
     load.per_second(RATE).at_once(AT_ONCE).timeout(LONG).start(&[&bench.client]).expect("a load")
+}
+
+fn doctor() {
+    let bench = Bench::new("ipvs", 1);
+    let program = env!("CARGO_BIN_EXE_portolan");
+    let answer = bench.tool(&format!("{program} doctor --mode ipvs --json"));
+    assert!(answer.contains("{\"mode\":\"ipvs\",\"works\":true,"), "{answer}");
+    assert!(answer.contains("schedulers: rr wrr lc wlc lblc lblcr sh dh sed nq mh fo ovf"), "{answer}");
+    assert_eq!(bench.tool("ipvsadm -Sn"), "", "nothing is left of the trial");
 }
 
 fn churn() {

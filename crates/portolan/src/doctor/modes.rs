@@ -13,6 +13,8 @@ use model::{
     ServiceKind, ServicePort, Slice, SlicePort,
 };
 use netlink::ipvs::{Ipvs, Service as Server, ServiceKey};
+use netlink::route::LinkChange;
+use netlink::{Route, Socket};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -123,7 +125,8 @@ fn ipvs(configuration: &Configuration, modules: &Modules) -> ModeAnswer {
     match route(Mode::Ipvs, configuration) {
         Ok(()) => ModeAnswer { mode: "ipvs", works: true, findings: ipvs_facts() },
         Err(error) => {
-            let names: Vec<&str> = IPVS.into_iter().chain([&*own]).chain(NFTABLES).collect();
+            // What nftables is made of, the kernel loads by itself when it is asked for.
+            let names: Vec<&str> = IPVS.into_iter().chain([&*own]).collect();
             ModeAnswer { mode: "ipvs", works: false, findings: missing(&error, &names, modules) }
         }
     }
@@ -174,6 +177,10 @@ fn route(mode: Mode, configuration: &Configuration) -> Result<(), String> {
     let settings = config::settings(configuration, node::configured(mode), "doctor".into(), vec![TRIED]);
     let rules = plan::rules(&patient(), &settings);
     let attempt = || {
+        // Without any local address IPVS takes all others for broadcasts.
+        let mut route = Socket::<Route>::open()?;
+        let lo = route.link("lo")?.index;
+        route.change_link(lo, LinkChange::Up)?;
         let mut plane = Plane::open(mode, &options)?;
         plane.reconcile(&rules.node, rules.services.values().map(|service| &**service))
     };

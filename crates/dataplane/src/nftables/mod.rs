@@ -20,4 +20,5 @@ pub use kernel::Kernel;
 pub use plane::{Drift, Plane, Preview};
 pub use ruleset::{Balancer, Options, program_size};
 pub use steps::{Commit, Draft, Element, Group, Step, steps};
+pub(crate) use walk::{Sender, Turn, Walker};
 pub use walk::{Walk, walk};

@@ -3,8 +3,7 @@
 //! What the rules ask of the packet and the node beside the tables (is this address the node's, is
 //! the sender a local pod) comes from the same [`NodeRules`] that the rules are made of.
 
-use super::image::{Image, Inside, Jump, Key, Masquerading};
-use crate::PoolId;
+use super::image::{Front, Image, Inside, Jump, Key, Masquerading};
 use crate::pool::Slot;
 use model::Prefix;
 use plan::{At, NodeRules, Packet, VerdictKind};
@@ -53,33 +52,45 @@ pub fn walk(image: &Image, node: &NodeRules, node_addresses: &[IpAddr], packet: 
 
 /// Who sends the packet, as the rules tell.
 #[derive(Clone, Copy)]
-struct Sender {
-    pod: bool,
-    node: bool,
+pub(crate) struct Sender {
+    pub(crate) pod: bool,
+    pub(crate) node: bool,
 }
 
-struct Walker<'a> {
-    image: &'a Image,
-    packet: &'a Packet,
-    sender: Sender,
-    lookups: u32,
+/// A packet on its way through the tables. Those beside IPVS are made of the same rules, so the walk
+/// through IPVS is made of this one.
+pub(crate) struct Walker<'a> {
+    pub(crate) image: &'a Image,
+    pub(crate) packet: &'a Packet,
+    pub(crate) sender: Sender,
+    pub(crate) lookups: u32,
+}
+
+/// Where a frontend's checks lead.
+pub(crate) enum Turn {
+    /// Nowhere: clients from there are not served.
+    NotServed,
+    /// By the short circuit of local clients.
+    Inside(Inside),
+    /// On.
+    On(Jump),
 }
 
 impl Walker<'_> {
-    fn end(&self, kind: VerdictKind) -> Walk {
+    pub(crate) fn end(&self, kind: VerdictKind) -> Walk {
         Walk { kind, backends: vec![], masquerade: vec![], affinity_seconds: None, lookups: self.lookups }
     }
 
-    fn frontend(&mut self, key: &Key) -> Walk {
-        let Some(front) = self.image.frontends.get(key) else { return self.end(VerdictKind::Pass) };
+    /// Through the checks of a frontend: source networks, and who is local.
+    pub(crate) fn turn(&mut self, key: &Key, front: &Front) -> Turn {
         let mut jump = front.first;
         if jump == Jump::Sources {
             self.lookups += 1;
             let from = self.packet.from;
             let lengths = self.image.source_lengths();
-            let networks = lengths.into_iter().filter_map(|length| Prefix::new(from, length));
-            if !networks.into_iter().any(|network| self.image.sources.contains(&(*key, network))) {
-                return self.end(VerdictKind::Drop);
+            let mut networks = lengths.into_iter().filter_map(|length| Prefix::new(from, length));
+            if !networks.any(|network| self.image.sources.contains(&(*key, network))) {
+                return Turn::NotServed;
             }
             jump = Jump::Inside;
         }
@@ -87,40 +98,60 @@ impl Walker<'_> {
             self.lookups += 1;
             jump = front.last;
             if (self.sender.pod || self.sender.node)
-                && let Some(Inside { pool, count, affinity_seconds }) = self.image.inside.get(key)
+                && let Some(inside) = self.image.inside.get(key)
             {
-                return self.pick(*pool, *count, *affinity_seconds, front.masquerading);
+                return Turn::Inside(*inside);
             }
         }
-        match jump {
-            Jump::Pick { count, affinity_seconds } => {
-                self.pick(front.pool, count, affinity_seconds, front.masquerading)
+        Turn::On(jump)
+    }
+
+    fn frontend(&mut self, key: &Key) -> Walk {
+        let Some(front) = self.image.frontends.get(key) else { return self.end(VerdictKind::Pass) };
+        let masquerade = self.masquerades(front.masquerading);
+        match self.turn(key, front) {
+            Turn::Inside(inside) => self.pick(inside, masquerade),
+            Turn::On(Jump::Pick { count, affinity_seconds }) => {
+                self.pick(Inside { pool: front.pool, count, affinity_seconds }, masquerade)
             }
-            Jump::Reject => self.end(VerdictKind::Reject),
+            Turn::On(Jump::Reject) => self.end(VerdictKind::Reject),
             // `last` is never one of the two that lead on, and only the walk through IPVS knows of that.
-            Jump::Drop | Jump::Sources | Jump::Inside | Jump::Ipvs => self.end(VerdictKind::Drop),
+            Turn::NotServed | Turn::On(Jump::Drop | Jump::Sources | Jump::Inside | Jump::Ipvs) => {
+                self.end(VerdictKind::Drop)
+            }
         }
     }
 
-    fn pick(&mut self, pool: PoolId, count: u32, affinity_seconds: u32, masquerading: Masquerading) -> Walk {
+    /// Whether the packet is masqueraded, whichever backend it goes to.
+    pub(crate) fn masquerades(&self, masquerading: Masquerading) -> bool {
+        match masquerading {
+            Masquerading::Never => false,
+            Masquerading::OffCluster => !self.sender.pod,
+            Masquerading::Always => true,
+            Masquerading::Node => self.sender.node && !self.sender.pod,
+        }
+    }
+
+    /// To one of a pool.
+    pub(crate) fn pick(&mut self, inside: Inside, masquerade: bool) -> Walk {
+        let Inside { pool, count, affinity_seconds } = inside;
         self.lookups += 2;
         let slots = self.image.pools.get(&pool).map_or(&[][..], Vec::as_slice);
         let backends: Vec<Slot> = slots.iter().take(count as usize).copied().collect();
         if backends.len() != count as usize || backends.is_empty() {
             return self.end(VerdictKind::Drop);
         }
-        let masquerade = match masquerading {
-            Masquerading::Never => false,
-            Masquerading::OffCluster => !self.sender.pod,
-            Masquerading::Always => true,
-            Masquerading::Node => self.sender.node && !self.sender.pod,
-        };
+        self.dnat(backends, (affinity_seconds > 0).then_some(affinity_seconds), masquerade)
+    }
+
+    /// To one of these backends; who comes back to itself is masqueraded in any case.
+    pub(crate) fn dnat(&self, backends: Vec<Slot>, affinity_seconds: Option<u32>, masquerade: bool) -> Walk {
         let hairpin =
             |slot: &Slot| slot.address == self.packet.from && self.image.near.contains(&slot.address);
         Walk {
             masquerade: backends.iter().map(|slot| masquerade || hairpin(slot)).collect(),
             backends,
-            affinity_seconds: (affinity_seconds > 0).then_some(affinity_seconds),
+            affinity_seconds,
             ..self.end(VerdictKind::Dnat)
         }
     }

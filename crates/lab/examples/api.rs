@@ -13,6 +13,9 @@ use lab::api::{ApiOptions, ApiServer};
 use serde_json::{Value, json};
 use std::io::BufRead;
 
+/// As many as a large cluster has; CoreDNS answers only for those that are there as objects.
+const NAMESPACES: u32 = 100;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [address, services, endpoints, kubeconfig] = arguments.as_slice() else {
@@ -23,6 +26,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = ApiServer::start(address.parse()?, options)?;
     server.set(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"},
         "status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}}));
+    for number in 0..services.min(NAMESPACES) {
+        server.set(json!({"apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": format!("namespace-{number}")}}));
+    }
     for number in 0..services {
         server.set(service(number));
         server.set(slice(number, endpoints, 0));
@@ -66,7 +73,7 @@ fn managed() -> Value {
 fn service(number: u32) -> Value {
     let ip = address(100, number + 1);
     json!({"apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": format!("service-{number}"), "namespace": format!("namespace-{}", number % 100),
+        "metadata": {"name": format!("service-{number}"), "namespace": format!("namespace-{}", number % NAMESPACES),
             "uid": format!("00000000-0000-0000-0000-{number:012}"), "creationTimestamp": "2026-01-01T00:00:00Z",
             "labels": {"app": format!("app-{number}")}, "managedFields": managed()},
         "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "ipFamilies": ["IPv4"],
@@ -82,11 +89,11 @@ fn slice(number: u32, endpoints: u32, generation: u32) -> Value {
         json!({"addresses": [address(10, 65536 + pod + generation)],
             "conditions": {"ready": true, "serving": true, "terminating": false},
             "nodeName": format!("node-{}", pod % 500), "zone": format!("zone-{}", pod % 3),
-            "targetRef": {"kind": "Pod", "namespace": format!("namespace-{}", number % 100),
+            "targetRef": {"kind": "Pod", "namespace": format!("namespace-{}", number % NAMESPACES),
                 "name": format!("pod-{pod}"), "uid": format!("00000000-0000-0000-0001-{pod:012}")}})
     };
     json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"name": format!("service-{number}-abcde"), "namespace": format!("namespace-{}", number % 100),
+        "metadata": {"name": format!("service-{number}-abcde"), "namespace": format!("namespace-{}", number % NAMESPACES),
             "labels": {"kubernetes.io/service-name": format!("service-{number}"),
                 "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"},
             "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": format!("service-{number}"),

@@ -115,6 +115,29 @@ impl Pending {
     }
 }
 
+/// Answers one query, with waiting where that is needed. `None` where there is no answer. What follows
+/// the answer goes to `rest`.
+pub(crate) async fn answer_wholly(
+    bytes: &[u8],
+    from: From,
+    routes: &Arc<Routes>,
+    mut rest: impl FnMut(&[u8]),
+) -> Option<Vec<u8>> {
+    let (mut answer, now) = (Vec::new(), Instant::now());
+    let pending = {
+        let mut desk = Desk::new(now);
+        match desk.answer(bytes, from, now, routes, &mut answer) {
+            Answered::Now => {
+                desk.more(rest);
+                return Some(answer);
+            }
+            Answered::Never => return None,
+            Answered::Later(pending) => pending,
+        }
+    };
+    pending.wait_for_all(&mut answer, &mut rest).await.then_some(answer)
+}
+
 fn finish(
     exchange: &Exchange,
     chain: Option<&Arc<Chain>>,
@@ -147,7 +170,7 @@ fn write(exchange: &Exchange, question: Option<Question>, compressor: &mut Compr
 }
 
 fn write_more(exchange: &Exchange, compressor: &mut Compressor, mut each: impl FnMut(&[u8])) {
-    if exchange.more.is_empty() || !exchange.from.transport.is_stream() {
+    if exchange.more.is_empty() || !exchange.from.transport.takes_many() {
         return;
     }
     let mut envelope = Envelope::of(&exchange.asked, true);

@@ -30,15 +30,16 @@ impl Transport {
         self != Transport::Udp
     }
 
-    /// The word for it in metrics and in the log: CoreDNS knows two.
+    /// Whether an answer may be several messages, as a zone transfer is.
+    pub fn takes_many(self) -> bool {
+        matches!(self, Transport::Tcp | Transport::Tls | Transport::Quic | Transport::Inside)
+    }
+
+    /// The word for it in metrics, logs and expressions: CoreDNS knows two, by what is below.
     pub fn protocol(self) -> &'static str {
         match self {
-            Transport::Udp => "udp",
-            Transport::Tcp | Transport::Inside => "tcp",
-            Transport::Tls => "tls",
-            Transport::Https => "https",
-            Transport::Quic => "quic",
-            Transport::Grpc => "grpc",
+            Transport::Udp | Transport::Quic => "udp",
+            Transport::Tcp | Transport::Tls | Transport::Https | Transport::Grpc | Transport::Inside => "tcp",
         }
     }
 }

@@ -5,9 +5,11 @@
 //! the others serve, and only then closes those that nobody asks for any more. What fails on the
 //! way leaves everything as it was.
 
+use crate::corefile::Scheme;
 use crate::corefile::{self, Surroundings};
 use crate::http::{Http, Pages};
 use crate::metrics::Counter;
+use crate::quic::Quic;
 use crate::say;
 use crate::setup::{Configuration, Listen, ProcessSettings, Server, World, set_up};
 use crate::tcp::Tcp;
@@ -104,8 +106,11 @@ pub struct Options {
 /// An address at work.
 struct Serving {
     server: Arc<ArcSwap<Server>>,
-    udp: Udp,
-    tcp: Tcp,
+    /// Where, with the port that it was given.
+    local: SocketAddr,
+    udp: Option<Udp>,
+    tcp: Option<Tcp>,
+    quic: Option<Quic>,
 }
 
 /// A running server.
@@ -164,6 +169,30 @@ impl Surroundings for Outside {
 
     fn variable(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()
+    }
+}
+
+impl Serving {
+    /// Begins to answer.
+    fn start(
+        listen: Listen,
+        server: Arc<ArcSwap<Server>>,
+        threads: usize,
+        runtime: &tokio::runtime::Handle,
+    ) -> io::Result<Serving> {
+        let Listen { scheme, address, port } = listen;
+        if scheme == Scheme::Quic {
+            let quic = Quic::start(address, port, &server, runtime)?;
+            return Ok(Serving { server, local: quic.local, udp: None, tcp: None, quic: Some(quic) });
+        }
+        let udp = match scheme {
+            Scheme::Dns => Some(Udp::start(address, port, threads, &server, runtime)?),
+            _ => None,
+        };
+        let port = udp.as_ref().map_or(port, |udp| udp.local.port());
+        let tcp = Tcp::start(scheme, address, port, &server, runtime)?;
+        let local = udp.as_ref().map_or(tcp.local, |udp| udp.local);
+        Ok(Serving { server, local, udp, tcp: Some(tcp), quic: None })
     }
 }
 
@@ -226,9 +255,9 @@ impl Instance {
         }
     }
 
-    /// The addresses that datagrams are taken at, with the ports that they were given.
+    /// The addresses that are listened on, with the ports that they were given.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.serving.values().map(|serving| serving.udp.local).collect()
+        self.serving.values().map(|serving| serving.local).collect()
     }
 
     fn read(&self) -> Result<Vec<corefile::Block>, Error> {
@@ -329,9 +358,7 @@ impl Instance {
             }
             let failed = |source| Error::Listen { address: listen.label(), source };
             let server = Arc::new(ArcSwap::from_pointee(server.clone()));
-            let udp = Udp::start(listen.address, listen.port, threads, &server, handle).map_err(failed)?;
-            let tcp = Tcp::start(listen.address, udp.local.port(), &server, handle).map_err(failed)?;
-            fresh.insert(*listen, Serving { server, udp, tcp });
+            fresh.insert(*listen, Serving::start(*listen, server, threads, handle).map_err(failed)?);
         }
         Ok(fresh)
     }
@@ -374,17 +401,30 @@ impl Instance {
     }
 
     fn close(&self, serving: Serving) {
-        self.runtime.block_on(serving.tcp.stop());
-        serving.udp.stop();
+        self.runtime.block_on(async {
+            if let Some(tcp) = serving.tcp {
+                tcp.stop().await;
+            }
+            if let Some(quic) = serving.quic {
+                quic.stop().await;
+            }
+        });
+        if let Some(udp) = serving.udp {
+            udp.stop();
+        }
     }
 
     /// What is served, as CoreDNS writes it.
     fn tell(&self) {
         for (listen, serving) in &self.serving {
             for chain in serving.server.load().routes.chains() {
-                let port = serving.udp.local.port();
+                let port = serving.local.port();
                 let on = listen.address.map(|address| format!(" on {address}")).unwrap_or_default();
-                say::plain(format!("{}:{port}{on}\n", chain.zone_label));
+                let scheme = match listen.scheme {
+                    Scheme::Dns => String::new(),
+                    other => format!("{other}://"),
+                };
+                say::plain(format!("{scheme}{}:{port}{on}\n", chain.zone_label));
             }
         }
         say::plain(format!("Portolan-{}\n", env!("CARGO_PKG_VERSION")));

@@ -13,18 +13,25 @@
 #![deny(missing_docs)]
 
 mod answer;
+mod base64url;
 pub mod chain;
 pub mod cluster;
 pub mod corefile;
 pub mod exchange;
 mod expression;
+mod grpc;
 mod http;
+mod http2;
+mod https;
 pub mod instance;
 pub mod metrics;
 pub mod plugin;
+mod quic;
 mod random;
 pub mod say;
+mod secure;
 pub mod setup;
+mod stamp;
 mod sys;
 mod tcp;
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::plugin::kubernetes::Known;
 use crate::plugin::prometheus::AllCounts;
 use crate::plugin::ready::ReadyPage;
 use crate::plugin::{PLUGINS, SetUp};
+use crate::secure::Identity;
 use crate::web::Page;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -63,6 +64,10 @@ pub struct BlockSettings {
     pub plugins: BTreeSet<&'static str>,
     /// Who is told when a zone has changed (`transfer`).
     pub notifies: Vec<Notify>,
+    /// Who we are where the transport is encrypted (`tls`).
+    pub(crate) identity: Option<Arc<Identity>>,
+    /// How much clients of a transport may do (`https`, `grpc_server`, `quic`).
+    pub(crate) limits: Limits,
 }
 
 /// Who is told when one of these zones has changed.
@@ -106,6 +111,8 @@ impl BlockSettings {
             timeouts: Timeouts::default(),
             plugins: BTreeSet::new(),
             notifies: Vec::new(),
+            identity: None,
+            limits: Limits::default(),
         }
     }
 
@@ -115,7 +122,7 @@ impl BlockSettings {
     }
 }
 
-/// Limits of connections.
+/// How long connections may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// Without a question.
@@ -131,6 +138,36 @@ impl Default for Timeouts {
         // CoreDNS's (core/dnsserver/server.go, `NewServer`).
         let seconds = Duration::from_secs;
         Timeouts { idle: seconds(10), read: seconds(3), write: seconds(5) }
+    }
+}
+
+/// How much clients may do; CoreDNS' own where nothing is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Questions that a connection may ask before it is closed (`timeouts`, `maxtcpqueries`).
+    pub(crate) queries: u64,
+    /// Connections of HTTPS.
+    pub(crate) https_connections: usize,
+    /// Connections of gRPC.
+    pub(crate) grpc_connections: usize,
+    /// Questions of one connection of gRPC that wait for an answer.
+    pub(crate) grpc_streams: u32,
+    /// Questions of one connection of QUIC that wait for an answer.
+    pub(crate) quic_streams: u32,
+    /// The same for all connections of QUIC.
+    pub(crate) quic_workers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            queries: u64::MAX,
+            https_connections: 200,
+            grpc_connections: 200,
+            grpc_streams: 256,
+            quic_streams: 256,
+            quic_workers: 1024,
+        }
     }
 }
 
@@ -210,14 +247,20 @@ impl Listen {
 pub struct Server {
     /// Which question goes where.
     pub routes: Arc<Routes>,
-    /// Limits of its connections.
+    /// How long its connections may take.
     pub timeouts: Timeouts,
+    /// How much its clients may do.
+    pub(crate) limits: Limits,
+    /// Who it is where the transport is encrypted; without, it is in the clear.
+    pub(crate) identity: Option<Arc<Identity>>,
+    /// Where its answers are counted.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Understands a Corefile.
 pub fn set_up(blocks: &[Block], world: &World) -> Result<Configuration, Error> {
     let mut process = ProcessSettings { sockets: None, ..ProcessSettings::default() };
-    let mut chains: BTreeMap<Listen, (Vec<Arc<Chain>>, Timeouts)> = BTreeMap::new();
+    let mut chains: BTreeMap<Listen, Shared> = BTreeMap::new();
     let mut taken: BTreeMap<(Listen, Name), Word> = BTreeMap::new();
     let mut number = 0;
     for block in blocks {
@@ -230,9 +273,9 @@ pub fn set_up(blocks: &[Block], world: &World) -> Result<Configuration, Error> {
                 let server = listen.label().into();
                 let chain = Chain::new(key.zone, server, settings.view.clone(), number, links.collect());
                 number += 1;
-                let (chains, timeouts) = chains.entry(listen).or_default();
-                chains.push(Arc::new(chain));
-                *timeouts = settings.timeouts;
+                let shared = chains.entry(listen).or_default();
+                shared.chains.push(Arc::new(chain));
+                shared.take(&settings)?;
             }
         }
     }
@@ -241,16 +284,65 @@ pub fn set_up(blocks: &[Block], world: &World) -> Result<Configuration, Error> {
         process.pages.push((ready.address, page));
     }
     tell_plugins(&chains, world);
-    let servers = chains.into_iter().map(|(listen, (chains, timeouts))| {
+    let mut servers = BTreeMap::new();
+    for (listen, shared) in chains {
+        shared.check(listen)?;
+        let Shared { chains, timeouts, limits, identity, .. } = shared;
         let routes = Arc::new(Routes::new(listen.label().into(), chains));
-        (listen, Server { routes, timeouts })
-    });
-    Ok(Configuration { servers: servers.collect(), process })
+        let metrics = world.metrics.clone();
+        servers.insert(listen, Server { routes, timeouts, limits, identity, metrics });
+    }
+    Ok(Configuration { servers, process })
+}
+
+/// What the blocks of one address have together.
+#[derive(Default)]
+struct Shared {
+    chains: Vec<Arc<Chain>>,
+    timeouts: Timeouts,
+    limits: Limits,
+    identity: Option<Arc<Identity>>,
+    /// The first block.
+    first: Option<Word>,
+}
+
+impl Shared {
+    fn take(&mut self, settings: &BlockSettings) -> Result<(), Error> {
+        self.first.get_or_insert_with(|| settings.first_key.clone());
+        if settings.timeouts != Timeouts::default() {
+            self.timeouts = settings.timeouts;
+        }
+        if settings.limits != Limits::default() {
+            self.limits = settings.limits;
+        }
+        let Some(identity) = &settings.identity else { return Ok(()) };
+        match &self.identity {
+            // A client says nothing of a zone before it is shown a certificate.
+            Some(other) if other.files != identity.files => {
+                let what = "another block of this address has another certificate, key or authority";
+                Err(settings.first_key.error(what))
+            }
+            _ => {
+                self.identity = Some(identity.clone());
+                Ok(())
+            }
+        }
+    }
+
+    fn check(&self, listen: Listen) -> Result<(), Error> {
+        let encrypted = listen.scheme == Scheme::Quic;
+        match &self.first {
+            Some(first) if encrypted && self.identity.is_none() => {
+                Err(first.error(format_args!("{} wants plugin tls with a certificate", listen.label())))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// `coredns_plugin_enabled`, for chains that are counted at all.
-fn tell_plugins(chains: &BTreeMap<Listen, (Vec<Arc<Chain>>, Timeouts)>, world: &World) {
-    for chain in chains.values().flat_map(|(chains, _)| chains) {
+fn tell_plugins(chains: &BTreeMap<Listen, Shared>, world: &World) {
+    for chain in chains.values().flat_map(|shared| &shared.chains) {
         if !chain.links().iter().any(|link| link.name == "prometheus") {
             continue;
         }
@@ -315,8 +407,8 @@ fn set_up_block(
     for word in &block.keys {
         for key in Key::parse(word, world.dns_port)? {
             match key.scheme {
-                Scheme::Dns => keys.push(key),
-                other => return Err(word.error(format_args!("transport {other} is not built"))),
+                Scheme::Https3 => return Err(word.error("transport https3 is not built")),
+                _ => keys.push(key),
             }
         }
     }
@@ -343,6 +435,8 @@ fn set_up_block(
         timeouts: Timeouts::default(),
         plugins: plugins.map(|kind| kind.name).collect(),
         notifies: Vec::new(),
+        identity: None,
+        limits: Limits::default(),
     };
     let mut links = Vec::new();
     // In the order of the list, not of the file.

@@ -1,13 +1,18 @@
-//! Streams: connections on the runtime. A client may ask many questions without waiting, and answers
-//! go out as they are ready, in any order (RFC 7766 6.2.1.1).
+//! Streams: connections on the runtime, in the clear or in TLS. A client may ask many questions without
+//! waiting, and answers go out as they are ready, in any order (RFC 7766 6.2.1.1). Connections that
+//! carry HTTP begin and are bounded here, too; what goes on inside is [`crate::https`] and
+//! [`crate::grpc`].
 //!
 //! What one connection can hold is bounded: questions that wait, bytes that are read ahead, and the
 //! time without a question, for the rest of a question, and for taking an answer. There are only so
 //! many connections; a new one beyond that takes the place of the one that has been silent longest.
 
 use crate::answer::{Answered, Desk};
+use crate::corefile::Scheme;
 use crate::exchange::{From, Transport};
+use crate::secure::Inside;
 use crate::setup::{Server, Timeouts};
+use crate::{grpc, https};
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::HashMap;
@@ -22,6 +27,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -40,19 +46,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// So long connections have to end once we are told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// For TLS to be agreed upon, whoever is slow.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The listeners of one address and their connections.
 pub(crate) struct Tcp {
+    /// Where it listens, with the port that it was given.
+    pub(crate) local: SocketAddr,
     listeners: Vec<JoinHandle<()>>,
     connections: Arc<Connections>,
 }
 
 /// The connections that there are.
-#[derive(Default)]
-struct Connections {
+pub(crate) struct Connections {
     all: Mutex<HashMap<u64, Arc<Connection>>>,
     last: AtomicU64,
     /// We are stopping: connections end as soon as nothing is owed.
     stopping: Notify,
+    began: Instant,
 }
 
 /// One of them, as the others see it.
@@ -62,34 +73,59 @@ struct Connection {
     close: Notify,
 }
 
+/// A connection's place among the others, which it leaves in the end.
+pub(crate) struct Place {
+    connections: Arc<Connections>,
+    connection: Arc<Connection>,
+    number: u64,
+}
+
+impl Place {
+    /// It has asked something.
+    pub(crate) fn asked(&self) {
+        self.connection.asked_ms.store(self.connections.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Waits until the connection is to end, because we stop or because others want its place.
+    pub(crate) async fn end(&self) {
+        race(self.connections.stopping.notified(), self.connection.close.notified()).await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.lock().remove(&self.number);
+    }
+}
+
 impl Tcp {
     /// Begins to answer.
     pub(crate) fn start(
+        scheme: Scheme,
         address: Option<IpAddr>,
         port: u16,
         server: &Arc<ArcSwap<Server>>,
         runtime: &Handle,
     ) -> io::Result<Tcp> {
-        let mut sockets = Vec::new();
+        let first = listen(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port)?;
+        let local = first.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let (mut sockets, port) = (vec![first], local.port());
         match address {
-            Some(address) => sockets.push(listen(address, port)?),
-            None => {
-                sockets.push(listen(Ipv4Addr::UNSPECIFIED.into(), port)?);
-                match listen(Ipv6Addr::UNSPECIFIED.into(), port) {
-                    Ok(socket) => sockets.push(socket),
-                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
-                    Err(_) => {}
-                }
-            }
+            Some(_) => {}
+            None => match listen(Ipv6Addr::UNSPECIFIED.into(), port) {
+                Ok(socket) => sockets.push(socket),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+                Err(_) => {}
+            },
         }
-        let connections = Arc::new(Connections::default());
+        let connections = Connections::new();
         let mut listeners = Vec::new();
         for socket in sockets {
             let _inside = runtime.enter();
             let listener = TcpListener::from_std(socket.into())?;
-            listeners.push(runtime.spawn(accept(listener, server.clone(), connections.clone())));
+            listeners.push(runtime.spawn(accept(scheme, listener, server.clone(), connections.clone())));
         }
-        Ok(Tcp { listeners, connections })
+        Ok(Tcp { local, listeners, connections })
     }
 
     /// Takes no more connections, and ends those there are when nothing is owed to them.
@@ -97,11 +133,7 @@ impl Tcp {
         for listener in &self.listeners {
             listener.abort();
         }
-        let end = tokio::time::Instant::now() + GRACE;
-        while !self.connections.lock().is_empty() && tokio::time::Instant::now() < end {
-            self.connections.stopping.notify_waiters();
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        self.connections.end_all().await;
     }
 }
 
@@ -126,16 +158,44 @@ fn listen(address: IpAddr, port: u16) -> io::Result<Socket> {
 }
 
 impl Connections {
+    pub(crate) fn new() -> Arc<Connections> {
+        Arc::new(Connections {
+            all: Mutex::default(),
+            last: AtomicU64::new(0),
+            stopping: Notify::new(),
+            began: Instant::now(),
+        })
+    }
+
+    /// Ends all of them as soon as nothing is owed to them.
+    pub(crate) async fn end_all(&self) {
+        let end = tokio::time::Instant::now() + GRACE;
+        while !self.lock().is_empty() && tokio::time::Instant::now() < end {
+            self.stopping.notify_waiters();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds one, and closes the one that has been silent longest when there are too many.
-    fn add(&self, now_ms: u64) -> (u64, Arc<Connection>) {
-        let connection = Arc::new(Connection { asked_ms: AtomicU64::new(now_ms), close: Notify::new() });
+    pub(crate) fn add(self: &Arc<Self>, most: usize) -> Place {
+        let connection =
+            Arc::new(Connection { asked_ms: AtomicU64::new(self.now_ms()), close: Notify::new() });
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let mut all = self.lock();
-        if all.len() >= CONNECTIONS_MAX {
+        if all.len() >= most.min(CONNECTIONS_MAX) {
             let silent = all.iter().min_by_key(|(_, other)| other.asked_ms.load(Ordering::Relaxed));
             if let Some(number) = silent.map(|(number, _)| *number)
                 && let Some(other) = all.remove(&number)
@@ -144,69 +204,121 @@ impl Connections {
             }
         }
         all.insert(number, connection.clone());
-        (number, connection)
+        Place { connections: self.clone(), connection, number }
     }
 }
 
-async fn accept(listener: TcpListener, server: Arc<ArcSwap<Server>>, connections: Arc<Connections>) {
-    let began = Instant::now();
+async fn accept(
+    scheme: Scheme,
+    listener: TcpListener,
+    server: Arc<ArcSwap<Server>>,
+    connections: Arc<Connections>,
+) {
     loop {
         let Ok((stream, client)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let (number, connection) = connections.add(milliseconds(began));
-        let (server, connections) = (server.clone(), connections.clone());
+        let limits = server.load().limits;
+        let (transport, most) = match scheme {
+            Scheme::Dns | Scheme::Quic => (Transport::Tcp, CONNECTIONS_MAX),
+            Scheme::Tls => (Transport::Tls, CONNECTIONS_MAX),
+            Scheme::Https | Scheme::Https3 => (Transport::Https, limits.https_connections),
+            Scheme::Grpc => (Transport::Grpc, limits.grpc_connections),
+        };
+        let (server, place) = (server.clone(), connections.add(most));
         tokio::spawn(async move {
             // Answers are written whole, so waiting for more helps nobody.
             let _ = stream.set_nodelay(true);
             if let Ok(local) = stream.local_addr() {
-                let from = From { client, local, transport: Transport::Tcp };
-                serve(stream, from, &server, &connections, &connection, began).await;
+                let from = From { client, local, transport };
+                let visit = Visit { from, server, place };
+                visit.begin(stream).await;
             }
-            connections.lock().remove(&number);
         });
     }
 }
 
-fn milliseconds(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+/// A connection and all that there is to know about it.
+pub(crate) struct Visit {
+    /// Who asks.
+    pub(crate) from: From,
+    /// Who answers.
+    pub(crate) server: Arc<ArcSwap<Server>>,
+    /// Its place among the others.
+    pub(crate) place: Place,
 }
 
-/// Serves one connection until it ends or is to end.
+impl Visit {
+    /// Serves it until it ends or is to end, in TLS if we are somebody.
+    async fn begin(self, stream: TcpStream) {
+        let inside = match self.from.transport {
+            Transport::Https => Inside::Http,
+            Transport::Grpc => Inside::Http2,
+            _ => Inside::Framed,
+        };
+        let identity = self.server.load().identity.clone().filter(|_| self.from.transport != Transport::Tcp);
+        let Some(config) = identity.and_then(|identity| identity.config(inside)) else {
+            return match self.from.transport {
+                Transport::Https => https::serve(stream, false, self).await,
+                Transport::Grpc => grpc::serve(stream, self).await,
+                _ => {
+                    let (reader, writer) = stream.into_split();
+                    serve(reader, writer, &self).await;
+                }
+            };
+        };
+        let agreeing = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream));
+        let ending = async {
+            self.place.end().await;
+            Ok(Err(io::ErrorKind::ConnectionAborted.into()))
+        };
+        let Ok(Ok(stream)) = race(agreeing, ending).await else { return };
+        match self.from.transport {
+            Transport::Https => {
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                https::serve(stream, http2, self).await;
+            }
+            Transport::Grpc => grpc::serve(stream, self).await,
+            _ => {
+                let (reader, writer) = tokio::io::split(stream);
+                serve(reader, writer, &self).await;
+            }
+        }
+    }
+}
+
+/// Serves messages behind their lengths.
 async fn serve(
-    stream: TcpStream,
-    from: From,
-    server: &Arc<ArcSwap<Server>>,
-    connections: &Connections,
-    connection: &Connection,
-    began: Instant,
+    reader: impl AsyncRead + Unpin,
+    writer: impl AsyncWrite + Unpin + Send + 'static,
+    visit: &Visit,
 ) {
-    let (reader, writer) = stream.into_split();
-    let timeouts = server.load().timeouts;
+    let Visit { from, server, place } = visit;
+    let (timeouts, limits) = {
+        let server = server.load();
+        (server.timeouts, server.limits)
+    };
     let (answers, ready) = mpsc::channel(WRITES_MAX);
     let writer = tokio::spawn(write_all(writer, ready, timeouts));
     let mut asker = Asker {
         reader,
-        from,
+        from: *from,
         server,
         answers,
         waiting: Arc::new(Semaphore::new(PIPELINE_MAX)),
         desk: Desk::new(Instant::now()),
         timeouts,
+        queries_left: limits.queries,
     };
-    let asked = || connection.asked_ms.store(milliseconds(began), Ordering::Relaxed);
-    let stopping = async {
-        race(connections.stopping.notified(), connection.close.notified()).await;
-    };
-    race(asker.read_all(&asked), stopping).await;
+    race(asker.read_all(&|| place.asked()), place.end()).await;
     // The writer ends when the last answer that is owed has been sent.
     drop(asker);
     let _ = writer.await;
 }
 
 /// Waits for whichever comes first.
-async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = T>) -> T {
+pub(crate) async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = T>) -> T {
     let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
     std::future::poll_fn(|context| match first.as_mut().poll(context) {
         std::task::Poll::Ready(done) => std::task::Poll::Ready(done),
@@ -224,6 +336,8 @@ struct Asker<'s, R> {
     waiting: Arc<Semaphore>,
     desk: Desk,
     timeouts: Timeouts,
+    /// The connection ends after so many.
+    queries_left: u64,
 }
 
 impl<R: AsyncRead + Unpin> Asker<'_, R> {
@@ -245,6 +359,11 @@ impl<R: AsyncRead + Unpin> Asker<'_, R> {
                 let Some((message, after)) = after.split_at_checked(length) else { break };
                 rest = after;
                 if !self.answer(message, &mut out).await {
+                    return;
+                }
+                self.queries_left = self.queries_left.saturating_sub(1);
+                if self.queries_left == 0 {
+                    let _ = self.answers.send(out).await;
                     return;
                 }
                 if out.len() >= WRITE_BYTES && self.answers.send(std::mem::take(&mut out)).await.is_err() {
@@ -293,7 +412,7 @@ impl<R: AsyncRead + Unpin> Asker<'_, R> {
     }
 }
 
-fn frame(answer: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn frame(answer: &[u8], out: &mut Vec<u8>) {
     let length = u16::try_from(answer.len()).unwrap_or(0);
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(answer.get(..usize::from(length)).unwrap_or_default());
@@ -310,7 +429,11 @@ async fn write_all(
             let Ok(more) = ready.try_recv() else { break };
             answers.extend_from_slice(&more);
         }
-        match timeout(timeouts.write, writer.write_all(&answers)).await {
+        let written = async {
+            writer.write_all(&answers).await?;
+            writer.flush().await
+        };
+        match timeout(timeouts.write, written).await {
             Ok(Ok(())) => {}
             _ => return,
         }

@@ -175,7 +175,7 @@ impl Function {
             Function::Name => Value::Text(asked.question.name.lowercase().to_string()),
             Function::Opcode => Value::Int(i64::from(asked.flags >> 11 & 15)),
             Function::Port => Value::Text(from.client.port().to_string()),
-            Function::Proto => Value::from(if from.transport.is_stream() { "tcp" } else { "udp" }),
+            Function::Proto => Value::from(from.transport.protocol()),
             Function::ServerIp => address(from.local.ip()),
             Function::ServerPort => Value::Text(from.local.port().to_string()),
             Function::Size => number(asked.size),

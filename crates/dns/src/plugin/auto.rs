@@ -13,17 +13,17 @@
 
 use super::authority::{self, Served, Zones};
 use super::fall::Fall;
-use super::file::stamp;
 use crate::chain::{At, Later, Plugin, Step};
 use crate::corefile::{Error, Line, origins};
 use crate::exchange::Exchange;
 use crate::say;
 use crate::setup::{Notify, Setting, duration};
+use crate::stamp::{Stamp, stamp};
 use regex::Regex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 use wire::Name;
 
@@ -55,7 +55,7 @@ struct Scanner {
 /// A file as it was read last.
 #[derive(Clone)]
 struct Known {
-    stamp: Option<(SystemTime, u64)>,
+    stamp: Stamp,
     served: Arc<Served>,
 }
 

@@ -114,7 +114,7 @@ impl Erratic {
                 reply.push(Section::Answer, Owner::QUESTION, Type::AAAA, 0, &V6);
                 Outcome::Records
             }
-            Type::AXFR if exchange.from.transport.is_stream() => {
+            Type::AXFR if exchange.from.transport.takes_many() => {
                 self.transfer(exchange, truncated);
                 Outcome::Records
             }

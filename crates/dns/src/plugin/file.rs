@@ -15,9 +15,10 @@ use crate::corefile::{Error, Line, origins};
 use crate::exchange::Exchange;
 use crate::say;
 use crate::setup::{Notify, Setting, duration};
-use std::path::{Path, PathBuf};
+use crate::stamp::{Stamp, stamp};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 use wire::Name;
 
@@ -40,9 +41,6 @@ struct Source {
     by_time: bool,
     read: Mutex<Stamp>,
 }
-
-/// How to tell that a file may have changed.
-type Stamp = Option<(SystemTime, u64)>;
 
 pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>>, Error> {
     let mut fall = Fall::default();
@@ -96,11 +94,6 @@ fn source(line: &Line, setting: &Setting<'_>, fall: &mut Fall) -> Result<Source,
         source.zones.push(Served::new(origin, zone));
     }
     Ok(source)
-}
-
-pub(super) fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
-    let found = path.metadata().ok()?;
-    Some((found.modified().ok()?, found.len()))
 }
 
 impl Source {

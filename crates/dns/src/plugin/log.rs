@@ -183,7 +183,7 @@ fn write_value(value: &str, exchange: &Exchange, sent: &Sent, line: &mut String)
         "{type}" => write!(line, "{}", original.rtype),
         "{name}" => write!(line, "{}", original.name.lowercase()),
         "{class}" => write!(line, "{}", original.class),
-        "{proto}" => write!(line, "{}", if from.transport.is_stream() { "tcp" } else { "udp" }),
+        "{proto}" => write!(line, "{}", from.transport.protocol()),
         "{size}" => write!(line, "{}", asked.size),
         "{remote}" => write!(line, "{}", address(from.client.ip())),
         "{port}" => write!(line, "{}", from.client.port()),

@@ -61,7 +61,9 @@ mod secondary;
 mod self_query;
 mod template;
 mod timeouts;
+mod tls;
 mod transfer;
+mod transports;
 mod view;
 mod whoami;
 
@@ -105,9 +107,9 @@ pub const PLUGINS: &[Kind] = &[
     not_built("geoip"),
     built("cancel", cancel::set_up),
     not_built("proxyproto"),
-    not_built("quic"),
-    not_built("grpc_server"),
-    not_built("https"),
+    built("quic", transports::quic),
+    built("grpc_server", transports::grpc_server),
+    built("https", transports::https),
     not_built("https3"),
     built("timeouts", timeouts::set_up),
     built("multisocket", multisocket::set_up),
@@ -137,7 +139,7 @@ pub const PLUGINS: &[Kind] = &[
     built("cache", cache::set_up),
     built("header", header::set_up),
     not_built("dnssec"),
-    not_built("tls"),
+    built("tls", tls::set_up),
     built("minimal", minimal::set_up),
     built("template", template::set_up),
     built("transfer", transfer::set_up),

@@ -10,7 +10,7 @@
 
 use crate::chain::{At, Plugin, Sent, Step};
 use crate::corefile::Error;
-use crate::exchange::{Exchange, Transport};
+use crate::exchange::Exchange;
 use crate::metrics::{Collect, Exposition, Kind, labels_text};
 use crate::setup::{Setting, socket_address};
 use crate::web::{Page, Said};
@@ -246,7 +246,7 @@ impl Counts {
         let lane = LANE.with(Cell::get);
         let Some(lane) = self.lanes.get(lane) else { return };
         let lane = lane.get_or_init(|| Box::new(Lane::new()));
-        let protocol = usize::from(exchange.from.transport != Transport::Udp);
+        let protocol = usize::from(exchange.from.transport.protocol() != "udp");
         let family = usize::from(exchange.from.client.ip().to_canonical().is_ipv6());
         let asked = exchange.original.rtype;
         let rtype = TYPES.iter().position(|rtype| *rtype == asked).unwrap_or(TYPES.len());

@@ -5,12 +5,13 @@
 //!     read DURATION
 //!     write DURATION
 //!     idle DURATION
+//!     maxtcpqueries NUMBER|-1
 //! }
 //! ```
 
 use crate::chain::Plugin;
 use crate::corefile::Error;
-use crate::setup::{Setting, duration};
+use crate::setup::{Setting, duration, number};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,17 @@ pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>
             "read" => &mut timeouts.read,
             "write" => &mut timeouts.write,
             "idle" => &mut timeouts.idle,
-            "maxtcpqueries" => return Err(option.error("this option is not built")),
+            "maxtcpqueries" => {
+                let [word] = option.exactly()?;
+                setting.block.limits.queries = match word.text.as_str() {
+                    "-1" => u64::MAX,
+                    _ => number(word)?,
+                };
+                if setting.block.limits.queries == 0 {
+                    return Err(word.error("neither a positive number nor -1"));
+                }
+                continue;
+            }
             _ => return Err(option.unknown_option("timeouts")),
         };
         let [word] = option.exactly()?;
@@ -60,7 +71,7 @@ mod tests {
             ("timeouts", "\"timeouts\": takes a block with timeouts"),
             ("timeouts {\nread 0s\n}", "\"0s\": not between a second and a day"),
             ("timeouts {\nread 25h\n}", "\"25h\": not between a second and a day"),
-            ("timeouts {\nmaxtcpqueries 5\n}", "\"maxtcpqueries\": this option is not built"),
+            ("timeouts {\nmaxtcpqueries 0\n}", "\"0\": neither a positive number nor -1"),
             ("timeouts {\nwait 5s\n}", "\"wait\": no option of plugin timeouts"),
         ] {
             assert!(refused(lines).contains(want), "{lines}");

@@ -92,7 +92,7 @@ impl Plugin for Transfer {
         let Some((_, stanza)) = stanzas.max_by_key(|(labels, _)| *labels) else { return Step::Pass };
         let client = exchange.from.client.ip().to_canonical();
         let allowed = stanza.to.is_empty() || stanza.to.contains(&client);
-        if !allowed || !exchange.from.transport.is_stream() {
+        if !allowed || !exchange.from.transport.takes_many() {
             return Step::Done(Outcome::Refused);
         }
         let behind = at.chain.links().iter().skip(at.index + 1);

@@ -79,7 +79,8 @@ fn errors_name_the_place_and_the_word() {
         (". {\n log {\n  class good\n }\n}", "Corefile:3: \"good\": not success, denial, error or all"),
         (". {\n log {\n  color\n }\n}", "Corefile:3: \"color\": no option of plugin log"),
         ("a {\n whoami\n}\na:53 {\n}", "Corefile:4: \"a:53\": a. is served already by the block at line 1"),
-        ("tls://a {\n}", "Corefile:1: \"tls://a\": transport tls is not built"),
+        ("https3://a {\n}", "Corefile:1: \"https3://a\": transport https3 is not built"),
+        ("quic://a {\n}", "Corefile:1: \"quic://a\": quic://:853 wants plugin tls with a certificate"),
     ] {
         assert_eq!(shown(text), want, "{text:?}");
     }

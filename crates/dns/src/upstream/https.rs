@@ -4,6 +4,7 @@
 
 use super::Trouble;
 use super::stream::Stream;
+use crate::base64url;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use wire::MESSAGE_BYTES_MAX;
 
@@ -60,7 +61,7 @@ fn request(method: Method, host: &str, query: &[u8]) -> Vec<u8> {
             request
         }
         Method::Get => {
-            let query = base64url(query);
+            let query = base64url::encode(query);
             format!("GET /dns-query?dns={query} HTTP/1.1\r\nHost: {host}\r\n{accept}\r\n\r\n").into_bytes()
         }
     }
@@ -141,32 +142,9 @@ async fn read_chunks(stream: &mut Stream, mut rest: Vec<u8>) -> Result<Vec<u8>, 
     }
 }
 
-fn base64url(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let word =
-            three.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-        for digit in 0..=three.len() {
-            let index = (word >> (18 - 6 * digit) & 63) as usize;
-            text.push(DIGITS.get(index).copied().map_or('A', char::from));
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64() {
-        for (bytes, text) in
-            [(&b""[..], ""), (b"f", "Zg"), (b"fo", "Zm8"), (b"foo", "Zm9v"), (b"\xff\xfe\xfd", "__79")]
-        {
-            assert_eq!(base64url(bytes), text);
-        }
-    }
 
     #[test]
     fn heads() {

@@ -107,7 +107,7 @@ pub(crate) fn client_config(files: &Files, protocols: &[&[u8]]) -> Result<Arc<Cl
     Ok(Arc::new(config))
 }
 
-fn system_authorities() -> Vec<CertificateDer<'static>> {
+pub(crate) fn system_authorities() -> Vec<CertificateDer<'static>> {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let mut places = named.into_iter().chain(SYSTEM_AUTHORITIES.iter().map(PathBuf::from));
     // A system without any trusts nobody, which shows when a connection is made.

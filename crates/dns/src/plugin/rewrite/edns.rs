@@ -165,7 +165,7 @@ impl EdnsRule {
                 Variable::Type => asked.question.rtype.0.to_be_bytes().to_vec(),
                 Variable::ClientIp => octets(from.client.ip()),
                 Variable::ClientPort => from.client.port().to_be_bytes().to_vec(),
-                Variable::Protocol => if from.transport.is_stream() { "tcp" } else { "udp" }.into(),
+                Variable::Protocol => from.transport.protocol().into(),
                 Variable::ServerIp => octets(from.local.ip()),
                 Variable::ServerPort => from.local.port().to_be_bytes().to_vec(),
             },

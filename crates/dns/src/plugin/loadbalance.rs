@@ -1,39 +1,45 @@
 //! `loadbalance`: another order of the addresses in every answer.
 //!
 //! ```text
-//! loadbalance [round_robin] {
+//! loadbalance [round_robin | weighted FILE] {
+//!     reload DURATION
 //!     prefer CIDR…
 //! }
 //! ```
 //!
 //! Addresses and MX records are shuffled and stand behind all others; CNAMEs stand first. With
+//! `weighted`, only the address that stands first is chosen, by weights from a file. With
 //! `prefer`, addresses in the networks come first, those of the first network before those of the next.
+
+mod weights;
 
 use crate::chain::{At, Onward, Plugin, Step};
 use crate::corefile::Error;
 use crate::exchange::Exchange;
 use crate::random;
-use crate::setup::Setting;
+use crate::setup::{Setting, duration};
 use model::Prefix;
-use std::sync::Arc;
-use wire::{Rcode, Record, Reply, Type};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use weights::WeightFile;
+use wire::{Rcode, Record, Reply, Section, Type};
 
+/// So often a file of weights is looked at.
+const RELOAD_DEFAULT: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
 struct LoadBalance {
     prefer: Vec<Prefix>,
+    weights: Option<Arc<WeightFile>>,
+    reloading: Mutex<Option<JoinHandle<()>>>,
 }
 
 pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>>, Error> {
     let mut prefer = Vec::new();
+    let mut weights = None;
     for line in setting.lines {
-        match line.args.as_slice() {
-            [] => {}
-            [policy, rest @ ..] => match (policy.text.as_str(), rest) {
-                ("round_robin", []) => {}
-                ("round_robin", [extra, ..]) => return Err(extra.error("round_robin takes no more")),
-                ("weighted", _) => return Err(policy.error("this policy is not built")),
-                _ => return Err(policy.error("no such policy")),
-            },
-        }
+        let mut reload = RELOAD_DEFAULT;
         for option in &line.block {
             option.no_block()?;
             match option.name.text.as_str() {
@@ -42,11 +48,28 @@ pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>
                         prefer.push(word.text.parse().map_err(|error| word.error(error))?);
                     }
                 }
+                "reload" if line.args.first().is_some_and(|policy| policy.text == "weighted") => {
+                    let [word] = option.exactly()?;
+                    reload = duration(word)?;
+                }
                 _ => return Err(option.unknown_option("loadbalance")),
             }
         }
+        match line.args.as_slice() {
+            [] => {}
+            [policy, rest @ ..] => match (policy.text.as_str(), rest) {
+                ("round_robin", []) => {}
+                ("round_robin", [extra, ..]) => return Err(extra.error("round_robin takes no more")),
+                ("weighted", [file]) => {
+                    let opened = WeightFile::open(setting.block.path(&file.text), reload);
+                    weights = Some(Arc::new(opened.map_err(|what| file.error(what))?));
+                }
+                ("weighted", _) => return Err(policy.error("weighted takes a file")),
+                _ => return Err(policy.error("no such policy")),
+            },
+        }
     }
-    Ok(Some(Arc::new(LoadBalance { prefer })))
+    Ok(Some(Arc::new(LoadBalance { prefer, weights, reloading: Mutex::default() })))
 }
 
 /// Where a record stands in its section.
@@ -65,24 +88,61 @@ impl Plugin for LoadBalance {
     }
 
     fn answered(&self, exchange: &mut Exchange, _at: &At<'_>) -> Onward {
-        let transfer = matches!(exchange.asked.question.rtype, Type::AXFR | Type::IXFR);
+        let (asked, question) = (exchange.asked.question.rtype, exchange.original.name);
+        let transfer = matches!(asked, Type::AXFR | Type::IXFR);
         let reply = &mut exchange.reply;
         if reply.rcode == Rcode::NOERROR && !transfer && reply.records().len() > 1 {
-            shuffle(reply);
+            match &self.weights {
+                None => shuffle(reply),
+                Some(weights) => {
+                    put_in_order(reply);
+                    if matches!(asked, Type::A | Type::AAAA | Type::SRV) {
+                        weights.choose(reply, &question);
+                    }
+                }
+            }
             if !self.prefer.is_empty() {
                 self.put_preferred_first(reply);
             }
         }
         Onward::Done
     }
+
+    fn start(self: Arc<Self>) {
+        let Some(weights) = self.weights.clone().filter(|weights| !weights.reload.is_zero()) else { return };
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(weights.reload).await;
+                let weights = weights.clone();
+                // A task that panicked has said so.
+                let _ = tokio::task::spawn_blocking(move || weights.look_again()).await;
+            }
+        });
+        *self.reloading.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+    }
+
+    fn stop(&self) {
+        if let Some(task) = self.reloading.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            task.abort();
+        }
+    }
 }
 
-fn shuffle(reply: &mut Reply) {
+/// What records are compared by: those that are equal may change places.
+fn key(record: &Record) -> (Section, u8) {
+    (record.section, rank(record))
+}
+
+fn put_in_order(reply: &mut Reply) {
     let records = reply.records_mut();
-    let key = |record: &Record| (record.section, rank(record));
     if !records.is_sorted_by_key(key) {
         records.sort_by_key(key);
     }
+}
+
+fn shuffle(reply: &mut Reply) {
+    put_in_order(reply);
+    let records = reply.records_mut();
     // Runs of records that may change places with each other.
     for run in records.chunk_by_mut(|a, b| key(a) == key(b)) {
         if run.first().is_some_and(|record| rank(record) >= 2) {
@@ -112,7 +172,7 @@ impl LoadBalance {
 mod tests {
     use super::*;
     use std::net::IpAddr;
-    use wire::{Name, Owner, Section};
+    use wire::{Name, Owner};
 
     fn shown(reply: &Reply) -> Vec<String> {
         let show = |record: &Record| reply.show(record, &Name::ROOT).to_string();
@@ -144,7 +204,7 @@ mod tests {
             reply.push_address(Section::Answer, Owner::QUESTION, 5, text.parse().unwrap());
         }
         let prefer = ["192.0.2.0/24", "10.2.0.0/16"].map(|text| text.parse().unwrap()).to_vec();
-        LoadBalance { prefer }.put_preferred_first(&mut reply);
+        LoadBalance { prefer, ..LoadBalance::default() }.put_preferred_first(&mut reply);
         assert_eq!(shown(&reply), ["A 192.0.2.1", "A 10.2.0.1", "A 10.2.0.2", "A 10.1.0.1"]);
     }
 }

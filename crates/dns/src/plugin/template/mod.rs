@@ -12,6 +12,7 @@
 //! }
 //! ```
 
+mod functions;
 mod text;
 
 #[cfg(test)]

@@ -116,6 +116,33 @@ fn templates_themselves() {
         ("{{ and true (not false) }} {{ or 0 5 }} {{ lt 1 2 }} {{ ne 1 2 }}", "\"true 5 true true\""),
         ("{{ .Group.none }}", "\"\""),
         ("{{ .Meta \"x/y\" }}", "\"\""),
+        ("{{ range .Match }}<{{ . }}>{{ end }}", "\"<ab.c.><ab.c.>\""),
+        (
+            "{{ range $i, $m := .Match }}{{ if $i }}, {{ end }}{{ $i }}={{ $m }}/{{ $.Class }}{{ end }}",
+            "\"0=ab.c./IN, 1=ab.c./IN\"",
+        ),
+        (
+            "{{ range 5 }}{{ if eq . 1 }}{{ continue }}{{ end }}{{ if eq . 3 }}{{ break }}{{ end }}{{ . }}{{ end }}",
+            "\"02\"",
+        ),
+        ("{{ range 0 }}x{{ else }}none{{ end }}", "\"none\""),
+        (
+            "{{ with .Group.none }}a{{ else with .Class }}{{ . }}{{ else }}c{{ end }}{{ with $x := 7 }}{{ $x }}{{ end }}",
+            "\"IN7\"",
+        ),
+        (
+            "{{ define \"t\" }}({{ . }}{{ $ }}){{ end }}{{ template \"t\" 1 }}{{ template \"t\" .Class }}",
+            "\"(11)(ININ)\"",
+        ),
+        ("{{ block \"t\" . }}{{ .Class }}{{ end }}", "\"IN\""),
+        ("{{ define \"t\" }}{{ template \"t\" . }}{{ end }}{{ template \"t\" . }}", "SERVFAIL"),
+        (
+            "{{ range 1000 }}{{ range 1000 }}{{ end }}{{ end }}{{ range 1000 }}{{ range 1000 }}{{ $x := 1 }}{{ end }}{{ end }}",
+            "SERVFAIL",
+        ),
+        ("{{ range .Match }}{{ .Name }}{{ end }}", "SERVFAIL"),
+        ("{{ . }}", "SERVFAIL"),
+        ("{{ range .Class }}x{{ end }}", "SERVFAIL"),
         ("{{ .What }}", "SERVFAIL"),
         ("{{ index .Match 9 }}", "SERVFAIL"),
         ("{{ parseInt \"zz\" 10 8 }}", "SERVFAIL"),
@@ -123,7 +150,11 @@ fn templates_themselves() {
         assert_eq!(fill(text), want, "{text}");
     }
     for (option, want) in [
-        ("answer `{{ range .Match }}x{{ end }}`", "range is not built"),
+        ("answer `{{ range .Match }}x`", "a range without end"),
+        ("answer `{{ break }}`", "break without range"),
+        ("answer `{{ define x }}{{ end }}`", "define takes a name in quotes"),
+        ("answer `{{ with 1 }}{{ else }}`", "a with without end"),
+        ("answer `{{ range x := 5 }}{{ end }}`", "a variable begins with $"),
         ("answer `{{ what 1 }}`", "no function is called what"),
         ("answer `{{ if true }}x`", "an if without end"),
         ("answer `{{ end }}`", "else or end without if"),

@@ -3,24 +3,31 @@
 //! ```text
 //! {{ .Name }}   {{ .Group.host }}   {{ index .Match 1 }}   {{ .Meta "a/b" }}   {{ $x := … }}   {{ $x }}
 //! {{ if … }} … {{ else if … }} … {{ else }} … {{ end }}   {{ a | f b }}   {{- trims -}}   {{/* nothing */}}
+//! {{ range … }} … {{ else }} … {{ end }}   {{ range $i, $x := … }}   {{ break }}   {{ continue }}   {{ . }}
+//! {{ with … }} … {{ else with … }} … {{ else }} … {{ end }}   {{ $ }}   {{ $.Name }}
+//! {{ define "x" }} … {{ end }}   {{ template "x" . }}   {{ block "x" . }} … {{ end }}
 //! and or not eq ne lt le gt ge   index len print printf parseInt
 //! ```
 //!
 //! What else that language has is an error when the template is read.
 
+use super::functions::{FUNCTIONS, function, is_true};
 use crate::expression::Value;
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// Actions are no deeper.
 const DEPTH_MAX: u32 = 32;
 /// No text comes out that is longer: no record is.
 const TEXT_BYTES_MAX: usize = 128 * 1024;
+/// No more is done for one text.
+const STEPS_MAX: u32 = 100_000;
 
 /// A template that has been read.
 #[derive(Debug)]
 pub(super) struct Template {
     nodes: Vec<Node>,
+    /// What `define` and `block` have given names.
+    defined: BTreeMap<String, Vec<Node>>,
     /// As it was written.
     pub(super) source: String,
 }
@@ -31,6 +38,31 @@ enum Node {
     Show(Pipeline),
     Set(String, Pipeline),
     If(Vec<(Pipeline, Vec<Node>)>, Vec<Node>),
+    /// As `If`, with what is not empty as the dot, and perhaps as a variable.
+    With(Vec<(Option<String>, Pipeline, Vec<Node>)>, Vec<Node>),
+    Range(Box<Range>),
+    /// What has this name, with this as the dot.
+    Template(String, Option<Pipeline>),
+    Break,
+    Continue,
+}
+
+/// A loop.
+#[derive(Debug)]
+struct Range {
+    /// For the place and what is there, or for the latter only.
+    variables: Vec<String>,
+    over: Pipeline,
+    body: Vec<Node>,
+    otherwise: Vec<Node>,
+}
+
+/// How a sequence of nodes was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    On,
+    Break,
+    Continue,
 }
 
 /// Calls, each of which is given what the one before has made.
@@ -40,15 +72,14 @@ struct Pipeline(Vec<Vec<Operand>>);
 #[derive(Debug)]
 enum Operand {
     Value(Value),
-    /// `.A.b`
+    /// `.A.b`; `.` has no parts.
     Field(Vec<String>),
+    /// `$.A.b`
+    Root(Vec<String>),
     Variable(String),
     Function(String),
     Inner(Pipeline),
 }
-
-const FUNCTIONS: &[&str] =
-    &["and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "index", "len", "print", "printf", "parseInt"];
 
 /// What a template is filled with.
 pub(super) trait Data {
@@ -61,16 +92,25 @@ pub(super) trait Data {
 impl Template {
     pub(super) fn parse(source: &str) -> Result<Template, String> {
         let pieces = pieces(source)?;
-        let mut reader = Reader { pieces: &pieces, depth: 0 };
+        let mut reader = Reader { pieces: &pieces, depth: 0, loops: 0, defined: BTreeMap::new() };
         let nodes = reader.nodes()?;
         match reader.pieces.first() {
-            None => Ok(Template { nodes, source: source.to_owned() }),
+            None => Ok(Template { nodes, defined: reader.defined, source: source.to_owned() }),
             Some(_) => Err("else or end without if".into()),
         }
     }
 
     pub(super) fn fill(&self, data: &dyn Data) -> Result<String, String> {
-        let mut filling = Filling { data, variables: BTreeMap::new(), out: String::new() };
+        let mut filling = Filling {
+            data,
+            defined: &self.defined,
+            dot: None,
+            root: None,
+            variables: BTreeMap::new(),
+            out: String::new(),
+            steps: 0,
+            depth: 0,
+        };
         filling.nodes(&self.nodes)?;
         Ok(filling.out)
     }
@@ -138,7 +178,7 @@ fn action_end(text: &str) -> Option<usize> {
 }
 
 fn tokens(action: &str) -> Result<Vec<Token>, String> {
-    const SIGNS: &[&str] = &[":=", "|", "(", ")", "="];
+    const SIGNS: &[&str] = &[":=", "|", "(", ")", "=", ","];
     let mut tokens = Vec::new();
     let mut rest = action;
     while let Some(first) = rest.chars().next() {
@@ -162,7 +202,7 @@ fn tokens(action: &str) -> Result<Vec<Token>, String> {
             rest = rest.get(end + 2..).unwrap_or_default();
             continue;
         }
-        let end = rest.find(|char: char| char.is_whitespace() || "|()=\"`".contains(char) || char == ':');
+        let end = rest.find(|char: char| char.is_whitespace() || "|()=,\"`".contains(char) || char == ':');
         let (word, after) = rest.split_at(end.unwrap_or(rest.len()).max(first.len_utf8()));
         rest = after;
         tokens.push(match (word.parse::<i64>(), word) {
@@ -208,6 +248,9 @@ fn unescaped(text: &str) -> Result<String, String> {
 struct Reader<'p> {
     pieces: &'p [Piece],
     depth: u32,
+    /// Loops around.
+    loops: u32,
+    defined: BTreeMap<String, Vec<Node>>,
 }
 
 fn starts_with(tokens: &[Token], word: &str) -> bool {
@@ -231,36 +274,147 @@ impl Reader<'_> {
                 return Ok(nodes);
             }
             self.pieces = rest;
-            nodes.push(match tokens.as_slice() {
-                [Token::Word(word), condition @ ..] if word == "if" => self.condition(condition)?,
-                [Token::Word(word), Token::Sign(":=" | "="), value @ ..] if word.starts_with('$') => {
-                    Node::Set(word.clone(), pipeline(value)?)
-                }
-                [Token::Word(word), ..]
-                    if ["range", "with", "define", "template", "block", "break"].contains(&word.as_str()) =>
-                {
-                    return Err(format!("{word} is not built"));
-                }
-                tokens => Node::Show(pipeline(tokens)?),
-            });
+            if let Some(node) = self.action(tokens)? {
+                nodes.push(node);
+            }
         }
         Ok(nodes)
     }
 
-    fn condition(&mut self, condition: &[Token]) -> Result<Node, String> {
+    /// What an action means, with all that belongs to it; nothing for a definition.
+    fn action(&mut self, tokens: &[Token]) -> Result<Option<Node>, String> {
+        Ok(Some(match tokens {
+            [Token::Word(word), condition @ ..] if word == "if" => {
+                self.deeper(|inner| inner.condition(condition))?
+            }
+            [Token::Word(word), value @ ..] if word == "with" => self.deeper(|inner| inner.with(value))?,
+            [Token::Word(word), over @ ..] if word == "range" => self.deeper(|inner| inner.range(over))?,
+            [Token::Word(word), Token::Value(Value::Text(name))] if word == "define" => {
+                self.deeper(|inner| inner.define(name))?;
+                return Ok(None);
+            }
+            [Token::Word(word), Token::Value(Value::Text(name)), dot @ ..] if word == "template" => {
+                let dot = if dot.is_empty() { None } else { Some(pipeline(dot)?) };
+                Node::Template(name.clone(), dot)
+            }
+            [Token::Word(word), Token::Value(Value::Text(name)), dot @ ..] if word == "block" => {
+                let dot = pipeline(dot)?;
+                self.deeper(|inner| inner.define(name))?;
+                Node::Template(name.clone(), Some(dot))
+            }
+            [Token::Word(word), ..] if ["define", "template", "block"].contains(&word.as_str()) => {
+                return Err(format!("{word} takes a name in quotes"));
+            }
+            [Token::Word(word)] if word == "break" || word == "continue" => match (self.loops, word.as_str())
+            {
+                (0, _) => return Err(format!("{word} without range")),
+                (_, "break") => Node::Break,
+                _ => Node::Continue,
+            },
+            [Token::Word(word), Token::Sign(":=" | "="), value @ ..] if word.starts_with('$') => {
+                Node::Set(word.clone(), pipeline(value)?)
+            }
+            tokens => Node::Show(pipeline(tokens)?),
+        }))
+    }
+
+    fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<T, String> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             return Err(format!("more than {DEPTH_MAX} deep"));
         }
+        let node = read(self)?;
+        self.depth -= 1;
+        Ok(node)
+    }
+
+    /// The `else` or `end` that nodes have ended at.
+    fn stop(&mut self, of: &str) -> Result<&[Token], String> {
+        let Some((Piece::Action(tokens), rest)) = self.pieces.split_first() else {
+            return Err(format!("{of} without end"));
+        };
+        self.pieces = rest;
+        Ok(tokens)
+    }
+
+    fn end(&mut self, of: &str) -> Result<(), String> {
+        match self.stop(of)? {
+            [Token::Word(word)] if word == "end" => Ok(()),
+            _ => Err("an else that cannot stand there".into()),
+        }
+    }
+
+    fn define(&mut self, name: &str) -> Result<(), String> {
+        let loops = std::mem::take(&mut self.loops);
+        let nodes = self.nodes()?;
+        self.end("a definition")?;
+        self.loops = loops;
+        self.defined.insert(name.to_owned(), nodes);
+        Ok(())
+    }
+
+    fn range(&mut self, tokens: &[Token]) -> Result<Node, String> {
+        let (variables, over) = match tokens {
+            [
+                Token::Word(place),
+                Token::Sign(","),
+                Token::Word(value),
+                Token::Sign(":=" | "="),
+                over @ ..,
+            ] => (vec![place.clone(), value.clone()], over),
+            [Token::Word(value), Token::Sign(":=" | "="), over @ ..] => (vec![value.clone()], over),
+            over => (Vec::new(), over),
+        };
+        if variables.iter().any(|name| !name.starts_with('$')) {
+            return Err("a variable begins with $".into());
+        }
+        let over = pipeline(over)?;
+        self.loops += 1;
+        let body = self.nodes()?;
+        self.loops -= 1;
+        let otherwise = match self.stop("a range")? {
+            [Token::Word(word)] if word == "end" => Vec::new(),
+            [Token::Word(word)] if word == "else" => {
+                let otherwise = self.nodes()?;
+                self.end("a range")?;
+                otherwise
+            }
+            _ => return Err("an else that cannot stand there".into()),
+        };
+        Ok(Node::Range(Box::new(Range { variables, over, body, otherwise })))
+    }
+
+    fn with(&mut self, tokens: &[Token]) -> Result<Node, String> {
+        let mut branches = vec![self.with_branch(tokens)?];
+        let mut otherwise = Vec::new();
+        loop {
+            match self.stop("a with")?.to_vec().as_slice() {
+                [Token::Word(word)] if word == "end" => return Ok(Node::With(branches, otherwise)),
+                [Token::Word(word)] if word == "else" => otherwise = self.nodes()?,
+                [Token::Word(word), Token::Word(next), value @ ..] if word == "else" && next == "with" => {
+                    branches.push(self.with_branch(value)?);
+                }
+                _ => return Err("an else that cannot stand there".into()),
+            }
+        }
+    }
+
+    fn with_branch(&mut self, tokens: &[Token]) -> Result<(Option<String>, Pipeline, Vec<Node>), String> {
+        let (variable, value) = match tokens {
+            [Token::Word(name), Token::Sign(":="), value @ ..] if name.starts_with('$') => {
+                (Some(name.clone()), value)
+            }
+            value => (None, value),
+        };
+        Ok((variable, pipeline(value)?, self.nodes()?))
+    }
+
+    fn condition(&mut self, condition: &[Token]) -> Result<Node, String> {
         let mut branches = vec![(pipeline(condition)?, self.nodes()?)];
         let mut otherwise = Vec::new();
         loop {
-            let Some((Piece::Action(tokens), rest)) = self.pieces.split_first() else {
-                return Err("an if without end".into());
-            };
-            self.pieces = rest;
-            match tokens.as_slice() {
-                [Token::Word(word)] if word == "end" => break,
+            match self.stop("an if")?.to_vec().as_slice() {
+                [Token::Word(word)] if word == "end" => return Ok(Node::If(branches, otherwise)),
                 [Token::Word(word)] if word == "else" => otherwise = self.nodes()?,
                 [Token::Word(word), Token::Word(next), condition @ ..] if word == "else" && next == "if" => {
                     branches.push((pipeline(condition)?, self.nodes()?));
@@ -268,8 +422,6 @@ impl Reader<'_> {
                 _ => return Err("an else that cannot stand there".into()),
             }
         }
-        self.depth -= 1;
-        Ok(Node::If(branches, otherwise))
     }
 }
 
@@ -315,8 +467,12 @@ fn calls(tokens: &[Token], depth: u32) -> Result<(Pipeline, &[Token]), String> {
 }
 
 fn operand(word: &str) -> Result<Operand, String> {
+    let parts = |path: &str| path.split('.').filter(|part| !part.is_empty()).map(str::to_owned).collect();
     if let Some(path) = word.strip_prefix('.') {
-        return Ok(Operand::Field(path.split('.').map(str::to_owned).collect()));
+        return Ok(Operand::Field(parts(path)));
+    }
+    if word == "$" || word.starts_with("$.") {
+        return Ok(Operand::Root(parts(word.trim_start_matches('$'))));
     }
     if word.starts_with('$') {
         return Ok(Operand::Variable(word.to_owned()));
@@ -329,39 +485,149 @@ fn operand(word: &str) -> Result<Operand, String> {
 
 struct Filling<'d> {
     data: &'d dyn Data,
+    defined: &'d BTreeMap<String, Vec<Node>>,
+    /// What `.` is; nothing where it is the data.
+    dot: Option<Value>,
+    /// What `$` is, likewise.
+    root: Option<Value>,
     variables: BTreeMap<String, Value>,
     out: String,
+    steps: u32,
+    depth: u32,
 }
 
 impl Filling<'_> {
-    fn nodes(&mut self, nodes: &[Node]) -> Result<(), String> {
+    fn nodes(&mut self, nodes: &[Node]) -> Result<Flow, String> {
         for node in nodes {
-            match node {
-                Node::Text(text) => self.out.push_str(text),
-                Node::Show(pipeline) => {
-                    let value = self.pipeline(pipeline)?.to_string();
-                    self.out.push_str(&value);
-                }
-                Node::Set(name, pipeline) => {
-                    let value = self.pipeline(pipeline)?;
-                    self.variables.insert(name.clone(), value);
-                }
-                Node::If(branches, otherwise) => {
-                    let mut taken = otherwise;
-                    for (condition, nodes) in branches {
-                        if is_true(&self.pipeline(condition)?) {
-                            taken = nodes;
-                            break;
-                        }
-                    }
-                    self.nodes(taken)?;
-                }
+            self.steps += 1;
+            if self.steps > STEPS_MAX {
+                return Err(format!("more than {STEPS_MAX} steps"));
             }
+            let flow = self.node(node)?;
             if self.out.len() > TEXT_BYTES_MAX {
                 return Err(format!("more than {TEXT_BYTES_MAX} bytes"));
             }
+            if flow != Flow::On {
+                return Ok(flow);
+            }
         }
+        Ok(Flow::On)
+    }
+
+    fn node(&mut self, node: &Node) -> Result<Flow, String> {
+        match node {
+            Node::Text(text) => self.out.push_str(text),
+            Node::Show(pipeline) => {
+                let value = self.pipeline(pipeline)?.to_string();
+                self.out.push_str(&value);
+            }
+            Node::Set(name, pipeline) => {
+                let value = self.pipeline(pipeline)?;
+                self.variables.insert(name.clone(), value);
+            }
+            Node::If(branches, otherwise) => {
+                for (condition, nodes) in branches {
+                    if is_true(&self.pipeline(condition)?) {
+                        return self.nodes(nodes);
+                    }
+                }
+                return self.nodes(otherwise);
+            }
+            Node::With(branches, otherwise) => {
+                for (variable, value, nodes) in branches {
+                    let value = self.pipeline(value)?;
+                    if is_true(&value) {
+                        if let Some(name) = variable {
+                            self.variables.insert(name.clone(), value.clone());
+                        }
+                        return self.about(value, nodes);
+                    }
+                }
+                return self.nodes(otherwise);
+            }
+            Node::Range(range) => return self.range(range),
+            Node::Template(name, dot) => self.template(name, dot.as_ref())?,
+            Node::Break => return Ok(Flow::Break),
+            Node::Continue => return Ok(Flow::Continue),
+        }
+        Ok(Flow::On)
+    }
+
+    /// With a value as the dot.
+    fn about(&mut self, value: Value, nodes: &[Node]) -> Result<Flow, String> {
+        let outer = self.dot.replace(value);
+        let flow = self.nodes(nodes)?;
+        self.dot = outer;
+        Ok(flow)
+    }
+
+    fn range(&mut self, range: &Range) -> Result<Flow, String> {
+        let values = match self.pipeline(&range.over)? {
+            Value::List(values) => values,
+            Value::Int(count) => {
+                let count = u32::try_from(count).unwrap_or(0);
+                (0..count.min(STEPS_MAX)).map(|number| Value::Int(i64::from(number))).collect()
+            }
+            Value::Nil => Vec::new(),
+            other => return Err(format!("range cannot go over {other}")),
+        };
+        if values.is_empty() {
+            return self.nodes(&range.otherwise);
+        }
+        for (place, value) in (0..).zip(values) {
+            match range.variables.as_slice() {
+                [name] => drop(self.variables.insert(name.clone(), value.clone())),
+                [index, name] => {
+                    self.variables.insert(index.clone(), Value::Int(place));
+                    self.variables.insert(name.clone(), value.clone());
+                }
+                _ => {}
+            }
+            if self.about(value, &range.body)? == Flow::Break {
+                break;
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    fn template(&mut self, name: &str, dot: Option<&Pipeline>) -> Result<(), String> {
+        let nodes = self.defined.get(name).ok_or_else(|| format!("nothing is defined as {name:?}"))?;
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err(format!("more than {DEPTH_MAX} deep"));
+        }
+        // The data itself is handed on by `.` and by `$`.
+        let is_data = match dot.map(|dot| dot.0.as_slice()) {
+            Some([call]) => match call.as_slice() {
+                [Operand::Field(path)] => path.is_empty() && self.dot.is_none(),
+                [Operand::Root(path)] => path.is_empty() && self.root.is_none(),
+                _ => false,
+            },
+            _ => false,
+        };
+        let inner = match dot {
+            Some(dot) if !is_data => Some(self.pipeline(dot)?),
+            Some(_) => None,
+            None => Some(Value::Nil),
+        };
+        let outer = (self.dot.clone(), self.root.clone(), std::mem::take(&mut self.variables));
+        (self.dot, self.root) = (inner.clone(), inner);
+        self.nodes(nodes)?;
+        (self.dot, self.root, self.variables) = outer;
+        self.depth -= 1;
         Ok(())
+    }
+
+    /// A field of the dot or of the root.
+    fn field(&self, of: Option<&Value>, path: &[String]) -> Result<Value, String> {
+        match (of, path) {
+            (Some(value), []) => Ok(value.clone()),
+            (None, []) => Err("this is no value that could be shown".into()),
+            (None, path) => {
+                self.data.field(path).ok_or_else(|| format!("there is no field .{}", path.join(".")))
+            }
+            (Some(value), path) => Err(format!("{value} has no field .{}", path.join("."))),
+        }
     }
 
     fn pipeline(&self, pipeline: &Pipeline) -> Result<Value, String> {
@@ -379,7 +645,7 @@ impl Filling<'_> {
         arguments.extend(last);
         match first {
             Operand::Function(name) => function(name, &arguments),
-            Operand::Field(path) if path.first().is_some_and(|name| name == "Meta") => {
+            Operand::Field(path) | Operand::Root(path) if path.first().is_some_and(|name| name == "Meta") => {
                 match arguments.as_slice() {
                     [Value::Text(label)] => Ok(Value::Text(self.data.meta(label))),
                     _ => Err(".Meta takes a label".into()),
@@ -393,9 +659,8 @@ impl Filling<'_> {
     fn operand(&self, operand: &Operand) -> Result<Value, String> {
         match operand {
             Operand::Value(value) => Ok(value.clone()),
-            Operand::Field(path) => {
-                self.data.field(path).ok_or_else(|| format!("there is no field .{}", path.join(".")))
-            }
+            Operand::Field(path) => self.field(self.dot.as_ref(), path),
+            Operand::Root(path) => self.field(self.root.as_ref(), path),
             Operand::Variable(name) => {
                 self.variables.get(name).cloned().ok_or_else(|| format!("there is no variable {name}"))
             }
@@ -403,104 +668,4 @@ impl Filling<'_> {
             Operand::Inner(pipeline) => self.pipeline(pipeline),
         }
     }
-}
-
-/// What Go takes for true: what is not empty.
-fn is_true(value: &Value) -> bool {
-    match value {
-        Value::Nil => false,
-        Value::Bool(value) => *value,
-        Value::Int(number) => *number != 0,
-        Value::Float(number) => *number != 0.0,
-        Value::Text(text) => !text.is_empty(),
-        Value::List(values) => !values.is_empty(),
-    }
-}
-
-fn function(name: &str, arguments: &[Value]) -> Result<Value, String> {
-    let bool = |value| Ok(Value::Bool(value));
-    match (name, arguments) {
-        ("and", [.., last]) => Ok(arguments.iter().find(|value| !is_true(value)).unwrap_or(last).clone()),
-        ("or", [.., last]) => Ok(arguments.iter().find(|value| is_true(value)).unwrap_or(last).clone()),
-        ("not", [value]) => bool(!is_true(value)),
-        ("eq", [value, rest @ ..]) if !rest.is_empty() => bool(rest.contains(value)),
-        ("ne", [a, b]) => bool(a != b),
-        ("lt", [a, b]) => bool(order(a, b)?.is_lt()),
-        ("le", [a, b]) => bool(order(a, b)?.is_le()),
-        ("gt", [a, b]) => bool(order(a, b)?.is_gt()),
-        ("ge", [a, b]) => bool(order(a, b)?.is_ge()),
-        ("len", [Value::Text(text)]) => Ok(Value::Int(i64::try_from(text.len()).unwrap_or(i64::MAX))),
-        ("len", [Value::List(values)]) => Ok(Value::Int(i64::try_from(values.len()).unwrap_or(i64::MAX))),
-        ("index", [Value::List(values), Value::Int(at)]) => {
-            let found = usize::try_from(*at).ok().and_then(|at| values.get(at));
-            found.cloned().ok_or_else(|| format!("there is no place {at}"))
-        }
-        ("index", [Value::Text(text), Value::Int(at)]) => {
-            let found = usize::try_from(*at).ok().and_then(|at| text.as_bytes().get(at));
-            found.map(|byte| Value::Int(i64::from(*byte))).ok_or_else(|| format!("there is no place {at}"))
-        }
-        ("print", values) => Ok(Value::Text(values.iter().map(Value::to_string).collect())),
-        ("printf", [Value::Text(format), values @ ..]) => printf(format, values).map(Value::Text),
-        ("parseInt", [Value::Text(text), Value::Int(base), Value::Int(bits)]) => {
-            let base = u32::try_from(*base)
-                .ok()
-                .filter(|base| (2..=36).contains(base))
-                .ok_or("a base of 2 to 36")?;
-            let number = u64::from_str_radix(text, base).map_err(|_| format!("{text:?} is no number"))?;
-            let fits = *bits <= 0 || *bits >= 64 || number < 1 << bits;
-            let number = i64::try_from(number).ok().filter(|_| fits);
-            number.map(Value::Int).ok_or_else(|| format!("{text:?} is too large"))
-        }
-        _ => Err(format!("{name} does not take these arguments")),
-    }
-}
-
-fn order(a: &Value, b: &Value) -> Result<Ordering, String> {
-    match (a, b) {
-        (Value::Int(a), Value::Int(b)) => Ok(a.cmp(b)),
-        (Value::Text(a), Value::Text(b)) => Ok(a.cmp(b)),
-        _ => Err(format!("{a} and {b} have no order")),
-    }
-}
-
-/// `%s %v %d %x %X %o %b %c %q %%`, with a width and zeros before.
-fn printf(format: &str, values: &[Value]) -> Result<String, String> {
-    let mut out = String::new();
-    let mut values = values.iter();
-    let mut chars = format.chars().peekable();
-    while let Some(char) = chars.next() {
-        if char != '%' {
-            out.push(char);
-            continue;
-        }
-        let zero = chars.next_if_eq(&'0').is_some();
-        let mut width = 0_usize;
-        while let Some(digit) = chars.peek().and_then(|char| char.to_digit(10)) {
-            width = (width * 10 + digit as usize).min(256);
-            chars.next();
-        }
-        let verb = chars.next().ok_or("a % at the end")?;
-        if verb == '%' {
-            out.push('%');
-            continue;
-        }
-        let value = values.next().ok_or("too few arguments for printf")?;
-        let text = match (verb, value) {
-            ('s' | 'v', value) => value.to_string(),
-            ('d', Value::Int(number)) => number.to_string(),
-            ('x', Value::Int(number)) => format!("{number:x}"),
-            ('X', Value::Int(number)) => format!("{number:X}"),
-            ('o', Value::Int(number)) => format!("{number:o}"),
-            ('b', Value::Int(number)) => format!("{number:b}"),
-            ('c', Value::Int(number)) => {
-                u32::try_from(*number).ok().and_then(char::from_u32).map(String::from).unwrap_or_default()
-            }
-            ('q', value) => format!("{:?}", value.to_string()),
-            _ => return Err(format!("%{verb} does not fit {value}")),
-        };
-        let missing = width.saturating_sub(text.chars().count());
-        out.extend(std::iter::repeat_n(if zero { '0' } else { ' ' }, missing));
-        out.push_str(&text);
-    }
-    Ok(out)
 }

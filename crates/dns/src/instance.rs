@@ -14,7 +14,9 @@ use crate::say;
 use crate::setup::{Configuration, Listen, ProcessSettings, Server, World, set_up};
 use crate::tcp::Tcp;
 use crate::udp::Udp;
+use crate::version::Version;
 use arc_swap::ArcSwap;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -124,6 +126,7 @@ pub struct Instance {
     blocks: Vec<corefile::Block>,
     stopping: Arc<AtomicBool>,
     reloads_failed: Arc<Counter>,
+    version: Arc<Version>,
     // Last, so that it outlives what runs on it.
     runtime: Runtime,
 }
@@ -199,6 +202,7 @@ impl Serving {
 impl Instance {
     /// Starts a server.
     pub fn start(options: Options) -> Result<Instance, Error> {
+        raise_open_files();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(cores.min(RUNTIME_THREADS_MAX))
@@ -212,6 +216,8 @@ impl Instance {
             "Counter of the number of failed reload attempts.",
             &[],
         );
+        let version = Arc::new(Version::default());
+        world.metrics.add_collector(&version);
         let stopping = world.stopping.clone();
         let mut instance = Instance {
             options,
@@ -222,6 +228,7 @@ impl Instance {
             blocks: Vec::new(),
             stopping,
             reloads_failed,
+            version,
             runtime,
         };
         let blocks = instance.read()?;
@@ -338,6 +345,7 @@ impl Instance {
         }
         let old = std::mem::replace(&mut self.process, process);
         old.plugins.iter().for_each(|plugin| plugin.stop());
+        self.version.set(&blocks, self.process.reload.is_some());
         self.blocks = blocks;
         Ok(())
     }
@@ -452,6 +460,17 @@ impl Instance {
         self.process.plugins.iter().for_each(|plugin| plugin.stop());
         say::flush();
         self.runtime.shutdown_background();
+    }
+}
+
+/// As many open files as we may have: each connection is one, and what shells give is few. Go does the
+/// same for all of its programs.
+fn raise_open_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        say::warning(format_args!("no more than {soft} open files: {error}"));
     }
 }
 

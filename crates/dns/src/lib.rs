@@ -38,6 +38,7 @@ mod tcp;
 mod testing;
 mod udp;
 mod upstream;
+mod version;
 pub mod web;
 mod zone;
 pub mod zonefile;

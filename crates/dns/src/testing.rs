@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use wire::{Asked, Compressor, Envelope, Owner, Rcode, Record, Reply, Section, Type, flags};
 
-struct Nothing;
+/// No files and no environment.
+pub(crate) struct Nothing;
 
 impl Surroundings for Nothing {
     fn find(&self, _: &Path) -> std::io::Result<Vec<PathBuf>> {

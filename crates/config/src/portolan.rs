@@ -20,9 +20,20 @@ pub struct PortolanConfiguration {
     pub checkpoint: String,
     /// `ipvs`.
     pub ipvs: PortolanIpvs,
+    /// `names`.
+    pub names: PortolanNames,
 }
 
-fields!(PortolanConfiguration { checkpoint: "checkpoint", ipvs: "ipvs" });
+fields!(PortolanConfiguration { checkpoint: "checkpoint", ipvs: "ipvs", names: "names" });
+
+/// `names`: the DNS server in the same process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortolanNames {
+    /// `corefile`: its Corefile; empty: no names are served.
+    pub corefile: String,
+}
+
+fields!(PortolanNames { corefile: "corefile" });
 
 /// `ipvs`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,10 +1,11 @@
-//! The seam to whoever knows the cluster: a stream of batches of changes.
+//! The seam to whoever knows the cluster: the cluster itself, and each time what of it is new.
 //!
 //! The plugin `kubernetes` asks for a source by what its Corefile says; the program that contains
 //! the server decides what that means (a directory of manifests, the API server, the proxy's own
-//! model) and delivers from a thread of its own.
+//! model) and tells of it from a thread of its own. So names cost no second copy of a cluster that
+//! somebody keeps anyway.
 
-use model::{Change, ObjectName};
+use model::{Change, Cluster, ObjectName, Touched};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -41,8 +42,33 @@ pub struct Wanted {
     pub no_endpoints: bool,
 }
 
-/// Takes batches. False ends the stream.
-pub type Deliver = Box<dyn FnMut(Batch) -> bool + Send>;
+/// A cluster as it is now, and what of it is new.
+#[derive(Clone, Copy)]
+pub struct Told<'c> {
+    /// The cluster.
+    pub cluster: &'c Cluster,
+    /// What has changed since the last time, all of it at the first.
+    pub touched: &'c Touched,
+    /// When what slices among that tell of happened, by their Services, where they say so.
+    pub triggers: &'c [(ObjectName, SystemTime)],
+    /// All that was there at the start has been told. True from then on.
+    pub synced: bool,
+}
+
+/// Takes what is told. False ends the stream.
+pub type Deliver = Box<dyn FnMut(Told<'_>) -> bool + Send>;
+
+/// For a source that knows changes only: keeps the cluster that they come to.
+pub fn of_changes(mut deliver: Deliver) -> impl FnMut(Batch) -> bool + Send {
+    let mut cluster = Cluster::new();
+    move |Batch { changes, triggers, synced }| {
+        let mut touched = Touched::default();
+        for change in changes {
+            touched.merge(cluster.apply(change));
+        }
+        deliver(Told { cluster: &cluster, touched: &touched, triggers: &triggers, synced })
+    }
+}
 
 /// A stream that is flowing. Dropping it ends it.
 pub trait Stream: Send + Sync {}

@@ -11,7 +11,7 @@ use crate::http::{Http, Pages};
 use crate::metrics::Counter;
 use crate::quic::Quic;
 use crate::say;
-use crate::setup::{Configuration, Listen, ProcessSettings, Server, World, set_up};
+use crate::setup::{Configuration, Listen, OnLoop, ProcessSettings, Server, World, set_up};
 use crate::tcp::Tcp;
 use crate::udp::Udp;
 use crate::version::Version;
@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +31,12 @@ use tokio::runtime::Runtime;
 const RUNTIME_THREADS_MAX: usize = 2;
 /// Questions that wait for an answer have so long when we stop.
 const GRACE: Duration = Duration::from_secs(5);
+/// The port of servers whose key names none.
+const PORT_DNS: u16 = 53;
+/// How often we look whether plugins can do their work.
+const LOOK: Duration = Duration::from_millis(5);
+/// So long the plugins of a new Corefile have for that where an address must not be open without.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a server does not start, or goes on as it was.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +61,9 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Not all that is to be served can be.
+    #[error("not ready: not all of the cluster is known yet")]
+    NotReady,
     /// There are no threads to be had.
     #[error("start threads")]
     Threads(#[source] io::Error),
@@ -103,6 +112,25 @@ pub struct Options {
     pub clusters: Arc<dyn crate::cluster::ClusterSource>,
     /// Say nothing about the start.
     pub quiet: bool,
+    /// Where blocks listen that have no `bind`; everywhere where there are none.
+    pub listen: Vec<IpAddr>,
+    /// No address is opened before every plugin can do its work, however long that takes: whoever
+    /// finds it closed asks elsewhere.
+    pub patient: bool,
+    /// What is done when there is nothing more to be served, but what has come is still to be
+    /// answered: before datagram sockets close.
+    pub farewell: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// What is done when the server asks itself (`loop`); the end of the process where there is nothing.
+    pub on_loop: Option<OnLoop>,
+}
+
+impl Options {
+    /// As `portolan dns` starts without flags.
+    pub fn new(corefile: Source, clusters: Arc<dyn crate::cluster::ClusterSource>) -> Options {
+        let dns_port = PORT_DNS;
+        let (quiet, patient, listen) = (false, false, Vec::new());
+        Options { corefile, dns_port, clusters, quiet, listen, patient, farewell: None, on_loop: None }
+    }
 }
 
 /// An address at work.
@@ -124,6 +152,8 @@ pub struct Instance {
     process: ProcessSettings,
     /// The Corefile with all that it imports, as it was read last.
     blocks: Vec<corefile::Block>,
+    /// What it says, until it is in force.
+    prepared: Option<Configuration>,
     stopping: Arc<AtomicBool>,
     reloads_failed: Arc<Counter>,
     version: Arc<Version>,
@@ -202,6 +232,14 @@ impl Serving {
 impl Instance {
     /// Starts a server.
     pub fn start(options: Options) -> Result<Instance, Error> {
+        let mut instance = Instance::prepare(options)?;
+        instance.open(None)?;
+        Ok(instance)
+    }
+
+    /// Makes a server as far as that goes without the world noticing: its Corefile is understood, and its
+    /// clusters have been asked for. [`Instance::serve`] goes on from there.
+    pub fn prepare(options: Options) -> Result<Instance, Error> {
         raise_open_files();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -210,7 +248,9 @@ impl Instance {
             .enable_all()
             .build()
             .map_err(Error::Threads)?;
-        let world = World::new(options.clusters.clone(), options.dns_port, runtime.handle().clone());
+        let mut world = World::new(options.clusters.clone(), options.dns_port, runtime.handle().clone());
+        world.listen.clone_from(&options.listen);
+        world.on_loop.clone_from(&options.on_loop);
         let reloads_failed = world.metrics.counter(
             "coredns_reload_failed_total",
             "Counter of the number of failed reload attempts.",
@@ -226,17 +266,37 @@ impl Instance {
             pages: BTreeMap::new(),
             process: ProcessSettings::default(),
             blocks: Vec::new(),
+            prepared: None,
             stopping,
             reloads_failed,
             version,
             runtime,
         };
-        let blocks = instance.read()?;
-        instance.put_in_force(blocks)?;
-        if !instance.options.quiet {
-            instance.tell();
-        }
+        instance.blocks = instance.read()?;
+        instance.prepared = Some(set_up(&instance.blocks, &instance.world)?);
         Ok(instance)
+    }
+
+    /// Opens its addresses. False where it was told to stop before there was anything to open for.
+    fn open(&mut self, events: Option<&Receiver<Event>>) -> Result<bool, Error> {
+        let Some(configuration) = self.prepared.take() else { return Ok(true) };
+        let patience = (!self.options.patient).then_some(configuration.process.startup_patience);
+        let patience = Patience { until: patience.map(|patience| Instant::now() + patience), events };
+        if !self.put_in_force(configuration, &patience)? {
+            return Ok(false);
+        }
+        if !self.options.quiet {
+            self.tell();
+        }
+        Ok(true)
+    }
+
+    /// Opens its addresses and runs until told to stop.
+    pub fn serve(mut self, events: &Receiver<Event>) -> Result<(), Error> {
+        if self.open(Some(events))? {
+            self.run(events);
+        }
+        Ok(())
     }
 
     /// Runs until told to stop.
@@ -291,14 +351,22 @@ impl Instance {
         };
         say::info(format_args!("Reloading"));
         // Not tried again until it is another one.
-        let read = blocks.clone();
-        match self.put_in_force(blocks) {
+        self.blocks = blocks;
+        match self.take_over() {
             Ok(()) => say::info(format_args!("Reloading complete")),
-            Err(error) => {
-                self.blocks = read;
-                self.reload_failed(&error);
-            }
+            Err(error) => self.reload_failed(&error),
         }
+    }
+
+    /// Puts into force what has been read.
+    fn take_over(&mut self) -> Result<(), Error> {
+        let configuration = set_up(&self.blocks, &self.world)?;
+        let patience = match self.options.patient {
+            true => RELOAD_PATIENCE,
+            false => configuration.process.startup_patience,
+        };
+        let patience = Patience { until: Some(Instant::now() + patience), events: None };
+        self.put_in_force(configuration, &patience).map(|_| ())
     }
 
     fn reload_failed(&self, error: &Error) {
@@ -310,8 +378,9 @@ impl Instance {
         say::error(format_args!("Corefile changed but reload failed: {text}; what was in force stays"));
     }
 
-    fn put_in_force(&mut self, blocks: Vec<corefile::Block>) -> Result<(), Error> {
-        let Configuration { servers, process } = set_up(&blocks, &self.world)?;
+    /// False where it was told to stop on the way.
+    fn put_in_force(&mut self, configuration: Configuration, patience: &Patience<'_>) -> Result<bool, Error> {
+        let Configuration { servers, process } = configuration;
         let handle = self.runtime.handle().clone();
         let pages = self.open_pages(&process)?;
         {
@@ -320,12 +389,16 @@ impl Instance {
         }
         // What listens is asked, and another process at the same address is not; so not before we know
         // what to say.
-        self.wait_until_ready(&process);
-        let fresh = match self.open(&servers, &process) {
-            Ok(fresh) => fresh,
-            Err(error) => {
+        let opened = match patience.wait(&process) {
+            Waited::Stop => Ok(None),
+            Waited::InVain if self.options.patient => Err(Error::NotReady),
+            Waited::Ready | Waited::InVain => self.open_addresses(&servers, &process).map(Some),
+        };
+        let fresh = match opened {
+            Ok(Some(fresh)) => fresh,
+            other => {
                 process.plugins.iter().for_each(|plugin| plugin.stop());
-                return Err(error);
+                return other.map(|_| false);
             }
         };
         say::set_debug(process.debug);
@@ -345,13 +418,12 @@ impl Instance {
         }
         let old = std::mem::replace(&mut self.process, process);
         old.plugins.iter().for_each(|plugin| plugin.stop());
-        self.version.set(&blocks, self.process.reload.is_some());
-        self.blocks = blocks;
-        Ok(())
+        self.version.set(&self.blocks, self.process.reload.is_some());
+        Ok(true)
     }
 
     /// Opens what is new: nothing that is at work is touched.
-    fn open(
+    fn open_addresses(
         &self,
         servers: &BTreeMap<Listen, Server>,
         process: &ProcessSettings,
@@ -397,17 +469,6 @@ impl Instance {
         self.pages.extend(fresh);
     }
 
-    /// Gives plugins the time that they ask for before anything is answered by them.
-    fn wait_until_ready(&self, process: &ProcessSettings) {
-        let began = Instant::now();
-        while began.elapsed() < process.startup_patience {
-            if process.plugins.iter().all(|plugin| plugin.is_ready()) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
     fn close(&self, serving: Serving) {
         self.runtime.block_on(async {
             if let Some(tcp) = serving.tcp {
@@ -450,6 +511,9 @@ impl Instance {
                 }
             }
         }
+        if let Some(farewell) = &self.options.farewell {
+            farewell();
+        }
         for (_, serving) in std::mem::take(&mut self.serving) {
             self.close(serving);
         }
@@ -471,6 +535,42 @@ fn raise_open_files() {
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
         say::warning(format_args!("no more than {soft} open files: {error}"));
+    }
+}
+
+/// How long plugins are given until they can do their work.
+struct Patience<'e> {
+    /// For ever where there is no end.
+    until: Option<Instant>,
+    /// Where we may be told to stop.
+    events: Option<&'e Receiver<Event>>,
+}
+
+/// What became of waiting.
+enum Waited {
+    Ready,
+    InVain,
+    Stop,
+}
+
+impl Patience<'_> {
+    fn wait(&self, process: &ProcessSettings) -> Waited {
+        loop {
+            if process.plugins.iter().all(|plugin| plugin.is_ready()) {
+                return Waited::Ready;
+            }
+            if self.until.is_some_and(|until| until <= Instant::now()) {
+                return Waited::InVain;
+            }
+            match self.events.map(|events| events.recv_timeout(LOOK)) {
+                None => std::thread::sleep(LOOK),
+                Some(Ok(Event::Stop | Event::StopNow) | Err(RecvTimeoutError::Disconnected)) => {
+                    return Waited::Stop;
+                }
+                // There is nothing that a reload could change yet.
+                Some(Ok(Event::Reload) | Err(RecvTimeoutError::Timeout)) => {}
+            }
+        }
     }
 }
 

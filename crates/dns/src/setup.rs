@@ -92,6 +92,8 @@ impl World {
             known: Known::default(),
             counts: Arc::default(),
             stopping: Arc::default(),
+            listen: Vec::new(),
+            on_loop: None,
         };
         world.metrics.add_collector(&world.counts);
         world
@@ -210,7 +212,14 @@ pub struct World {
     pub(crate) counts: Arc<AllCounts>,
     /// We have been told to stop, and only finish what has begun.
     pub stopping: Arc<std::sync::atomic::AtomicBool>,
+    /// Where blocks listen that have no `bind`; everywhere where there are none.
+    pub listen: Vec<IpAddr>,
+    /// What is done when the server asks itself; the end of the process where there is nothing.
+    pub on_loop: Option<OnLoop>,
 }
+
+/// What is done when the server asks itself.
+pub type OnLoop = Arc<dyn Fn() + Send + Sync>;
 
 /// A Corefile that has been understood.
 pub struct Configuration {
@@ -428,7 +437,7 @@ fn set_up_block(
     let mut settings = BlockSettings {
         zones: keys.iter().map(|key| key.zone).collect(),
         keys,
-        listen: Vec::new(),
+        listen: world.listen.clone(),
         root: PathBuf::new(),
         first_key,
         view: String::new(),

@@ -3,7 +3,7 @@
 //!
 //! `UPDATE=1` writes down what was answered; what is then expected is for its author to say.
 
-use dns::cluster::{Batch, ClusterSource, Deliver, Stream, Wanted};
+use dns::cluster::{Batch, ClusterSource, Deliver, Stream, Wanted, of_changes};
 use dns::corefile::{self, Surroundings};
 use dns::instance::{Event, Instance, Options, Source};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -221,11 +221,12 @@ struct Held {
 impl Stream for Held {}
 
 impl ClusterSource for Clusters {
-    fn open(&self, wanted: &Wanted, mut deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
+    fn open(&self, wanted: &Wanted, deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
         let path = wanted.manifests.as_ref().ok_or("no manifests")?;
         if path.ends_with("unknown") {
             return Ok(Arc::new(Held { _directory: None }));
         }
+        let mut deliver = of_changes(deliver);
         let deliver = move |batch: watch::Batch| {
             deliver(Batch { changes: batch.changes, triggers: Vec::new(), synced: batch.loaded })
         };
@@ -254,12 +255,8 @@ fn over_udp(scenario: &Scenario) -> Result<(), Failed> {
         None => format!("{kubernetes} {{\n{manifests}\n}}"),
     };
     let text = format!(".:0 {{\nbind 127.0.0.1\n{kubernetes}\n}}");
-    let options = Options {
-        corefile: Source::Text("Corefile", text),
-        dns_port: 0,
-        clusters: Arc::new(Clusters),
-        quiet: true,
-    };
+    let corefile = Source::Text("Corefile", text);
+    let options = Options { dns_port: 0, quiet: true, ..Options::new(corefile, Arc::new(Clusters)) };
     let instance = Instance::start(options)?;
     let address = *instance.addresses().first().ok_or("no address")?;
     let (stop, events) = sync_channel(1);

@@ -1,7 +1,7 @@
 //! Plugins that concern more than one answer, behind real sockets: zone transfers, search paths of
 //! pods, and an upstream that is down while many ask.
 
-use dns::cluster::{Batch, ClusterSource, Deliver, NoClusters, Stream, Wanted};
+use dns::cluster::{Batch, ClusterSource, Deliver, NoClusters, Stream, Wanted, of_changes};
 use dns::instance::{Event, Instance, Options, Source};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -24,7 +24,7 @@ struct Server {
 impl Server {
     fn start(corefile: &str, clusters: Arc<dyn ClusterSource>) -> Server {
         let corefile = Source::Text("Corefile", corefile.to_owned());
-        let options = Options { corefile, dns_port: 0, clusters, quiet: true };
+        let options = Options { dns_port: 0, quiet: true, ..Options::new(corefile, clusters) };
         let instance = Instance::start(options).expect("it starts");
         let address = *instance.addresses().first().expect("an address");
         let (events, receiver) = sync_channel(16);
@@ -109,14 +109,14 @@ struct Held;
 impl Stream for Held {}
 
 impl ClusterSource for OnePod {
-    fn open(&self, wanted: &Wanted, mut deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
+    fn open(&self, wanted: &Wanted, deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
         assert!(wanted.pods, "search paths want pods");
         let text = "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: data}\nspec: {clusterIP: 10.96.0.9, \
                     ports: [{port: 1}]}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop}\n\
                     spec: {containers: [{name: c, image: i}]}\nstatus: {phase: Running, podIP: 127.0.0.1, podIPs: [{ip: 127.0.0.1}]}\n";
         let loaded = watch::parse(std::path::Path::new("t"), text.as_bytes(), watch::Keep::ALL);
         let changes = loaded.objects.into_iter().map(model::Change::Apply).collect();
-        deliver(Batch { changes, triggers: Vec::new(), synced: true });
+        of_changes(deliver)(Batch { changes, triggers: Vec::new(), synced: true });
         Ok(Arc::new(Held))
     }
 }

@@ -57,7 +57,7 @@ impl Server {
         let root = directory.display();
         let text = format!("{scheme}://.:0 {{\nbind 127.0.0.1\nroot {root}\n{lines}\n}}\n");
         let corefile = Source::Text("Corefile", text);
-        let options = Options { corefile, dns_port: 0, clusters: Arc::new(NoClusters), quiet: true };
+        let options = Options { dns_port: 0, quiet: true, ..Options::new(corefile, Arc::new(NoClusters)) };
         let instance = Instance::start(options).expect("it starts");
         let address = *instance.addresses().first().expect("an address");
         let (events, receiver) = sync_channel(16);

@@ -1,6 +1,6 @@
 //! The server as its clients meet it: over UDP and TCP, while it is reloaded, and when it stops.
 
-use dns::cluster::{Batch, ClusterSource, Deliver, NoClusters, Stream, Wanted};
+use dns::cluster::{Batch, ClusterSource, Deliver, NoClusters, Stream, Wanted, of_changes};
 use dns::instance::{Event, Instance, Options, Source};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -24,7 +24,7 @@ struct Server {
 
 impl Server {
     fn start(corefile: Source, clusters: Arc<dyn ClusterSource>) -> Server {
-        let options = Options { corefile, dns_port: 0, clusters, quiet: true };
+        let options = Options { dns_port: 0, quiet: true, ..Options::new(corefile, clusters) };
         let instance = Instance::start(options).expect("it starts");
         let address = *instance.addresses().first().expect("an address");
         let (events, receiver) = sync_channel(16);
@@ -147,7 +147,7 @@ struct Held;
 impl Stream for Held {}
 
 impl ClusterSource for Hundred {
-    fn open(&self, _: &Wanted, mut deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
+    fn open(&self, _: &Wanted, deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
         let endpoints: String = (1..=100).map(|n| format!("- addresses: [10.244.1.{n}]\n")).collect();
         let text = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: db, namespace: shop}}\nspec: {{clusterIP: None}}\n---\n\
@@ -156,7 +156,7 @@ impl ClusterSource for Hundred {
         );
         let loaded = watch::parse(std::path::Path::new("t"), text.as_bytes(), watch::Keep::ALL);
         let changes = loaded.objects.into_iter().map(model::Change::Apply).collect();
-        deliver(Batch { changes, triggers: Vec::new(), synced: true });
+        of_changes(deliver)(Batch { changes, triggers: Vec::new(), synced: true });
         Ok(Arc::new(Held))
     }
 }

@@ -323,6 +323,18 @@ impl Cluster {
         }
     }
 
+    /// As if everything had just come.
+    pub fn all(&self) -> Touched {
+        let slices = self.slices_by_name.iter().map(|slice| slice.owner());
+        Touched {
+            services: self.services.iter().map(|service| service.name.clone()).chain(slices).collect(),
+            nodes: self.nodes.keys().cloned().collect(),
+            service_cidrs: !self.service_cidrs.is_empty(),
+            namespaces: self.namespaces.keys().cloned().collect(),
+            pods: self.pods.iter().map(|pod| pod.name.clone()).collect(),
+        }
+    }
+
     /// One Service.
     pub fn service(&self, name: &ObjectName) -> Option<&Arc<Service>> {
         self.services.get(name.words())

@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use telemetry::{info, warn};
-use watch::Access;
 
 /// The name under which we are it.
 pub(crate) const NAME: &str = "kube-proxy";
@@ -232,7 +231,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<ExitCode, E
     }
     let kubeconfig = configuration.client.kubeconfig.clone();
     let master = matches.get_one::<String>("master").filter(|master| !master.is_empty());
-    let from = From::Api(Box::new(Access::find(kubeconfig.as_deref(), master.map(String::as_str))?));
+    let from = From::api(kubeconfig, master.cloned())?;
     let hostname = matches.get_one::<String>("hostname-override").filter(|name| !name.is_empty());
     let loaded = Loaded { typed, configuration, ours };
     let prepared = node::prepare(loaded, None, hostname.map(String::as_str), &node::PREFERRED_OF_KUBE_PROXY)?;

@@ -21,6 +21,7 @@ mod observe;
 mod output;
 mod pages;
 mod plan;
+mod publish;
 mod rights;
 mod run;
 mod show;

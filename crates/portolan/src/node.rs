@@ -1,5 +1,6 @@
 //! This node: its name, its addresses, its families, and what the configuration says of it.
 
+use crate::dns::Wanted;
 use crate::error::Error;
 use clap::Args;
 use config::{Configuration, IpvsAddresses, KubeProxyConfiguration, PortolanConfiguration};
@@ -35,6 +36,8 @@ pub(crate) struct Prepared {
     pub(crate) typed: KubeProxyConfiguration,
     /// Where to remember the cluster.
     pub(crate) checkpoint: Option<PathBuf>,
+    /// How names are to be served, if they are.
+    pub(crate) names: Option<Wanted>,
     pub(crate) settings: Settings,
     pub(crate) mode: Mode,
     pub(crate) options: PlaneOptions,
@@ -82,7 +85,9 @@ pub(crate) fn prepare(
     let settings =
         config::settings(&configuration, configured(mode), Name::from(node_name), interface_addresses()?);
     let checkpoint = Some(ours.checkpoint).filter(|file| !file.is_empty()).map(PathBuf::from);
-    Ok(Prepared { configuration, typed, checkpoint, settings, mode, options })
+    let names = Some(ours.names.corefile).filter(|file| !file.is_empty());
+    let names = names.map(|corefile| Wanted { corefile: corefile.into() });
+    Ok(Prepared { configuration, typed, checkpoint, names, settings, mode, options })
 }
 
 pub(crate) fn mode(text: &str) -> Result<config::Mode, config::NotAMode> {

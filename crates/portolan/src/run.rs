@@ -2,9 +2,11 @@
 //! plane belong to it alone.
 
 use crate::checkpoint::Checkpoint;
+use crate::dns::Wanted;
 use crate::error::Error;
 use crate::node;
 use crate::observe::Observer;
+use crate::publish::Publisher;
 use crate::start::{self, From, Start};
 use clap::Args;
 use dataplane::conntrack::Suspects;
@@ -18,7 +20,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use telemetry::{error, info, verbose, warn};
-use watch::{Access, Batch};
+use watch::Batch;
 
 /// Route Services on this node until told to stop; what is routed stays when we stop
 #[derive(Args)]
@@ -35,6 +37,9 @@ pub(crate) struct Arguments {
     /// Where to remember the cluster, for a start while the API server is away
     #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
     checkpoint: Option<PathBuf>,
+    /// Serve names, too, as this Corefile says
+    #[arg(long, value_name = "COREFILE")]
+    dns: Option<PathBuf>,
     #[command(flatten)]
     node: node::NodeArguments,
     /// How much to tell: 2 tells of every change
@@ -68,15 +73,18 @@ pub(crate) enum Event {
 
 /// Runs the daemon.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let Arguments { manifests, kubeconfig, master, checkpoint, node, verbosity, format } = arguments;
+    let Arguments { manifests, kubeconfig, master, checkpoint, dns, node, verbosity, format } = arguments;
     telemetry::log::set_up(verbosity, format == "json");
-    let prepared = node.prepare()?;
+    let mut prepared = node.prepare()?;
+    if let Some(corefile) = dns {
+        prepared.names = Some(Wanted { corefile });
+    }
     let configured = &prepared.configuration;
     let from = match manifests {
         Some(path) => From::Manifests(path),
         None => {
             let kubeconfig = kubeconfig.or_else(|| configured.client.kubeconfig.clone());
-            From::Api(Box::new(Access::find(kubeconfig.as_deref(), master.as_deref())?))
+            From::api(kubeconfig, master)?
         }
     };
     let flags = std::env::args_os().skip(2);
@@ -117,6 +125,8 @@ pub(crate) struct Daemon {
     unconfirmed: HashSet<ObjectKey>,
     /// What has changed since the disk was read, until all is known.
     meanwhile: Touched,
+    /// Who makes names of the cluster, if anybody does.
+    publisher: Option<Publisher>,
 }
 
 impl Daemon {
@@ -150,7 +160,13 @@ impl Daemon {
             checkpoint,
             unconfirmed: HashSet::new(),
             meanwhile: Touched::default(),
+            publisher: None,
         }
+    }
+
+    /// From now on somebody makes names of the cluster.
+    pub(crate) fn publish_by(&mut self, publisher: Publisher) {
+        self.publisher = Some(publisher);
     }
 
     /// Works until it is told to stop, or cannot go on.
@@ -200,13 +216,22 @@ impl Daemon {
                 Err(_) => break,
             }
         }
+        if self.synced
+            && let Some(publisher) = &mut self.publisher
+        {
+            publisher.changed(&self.cluster, &touched);
+        }
         match (self.synced, loaded) {
             (false, false) => {}
             (false, true) => self.begin(in_hand),
             // What the disk told of stands until all is known.
             (true, false) => self.meanwhile.merge(touched),
             (true, true) => {
-                touched.merge(self.confirm());
+                let gone = self.confirm();
+                if let Some(publisher) = &mut self.publisher {
+                    publisher.changed(&self.cluster, &gone);
+                }
+                touched.merge(gone);
                 match &mut self.held {
                     Some((held, _)) => held.merge(touched),
                     None => self.held = Some((touched, in_hand)),
@@ -254,6 +279,9 @@ impl Daemon {
     }
 
     fn take(&mut self, mut batch: Batch, touched: &mut Touched) -> bool {
+        if let Some(publisher) = &mut self.publisher {
+            publisher.happened(&batch.triggers);
+        }
         self.observer.told(&mut batch, self.synced);
         let Batch { changes, triggers: _, problems, loaded, errors: _ } = batch;
         for problem in problems {
@@ -343,9 +371,11 @@ impl Daemon {
         }
         if deltas.is_empty() {
             self.observer.idle();
+            self.publish(&[], &Report::default());
             return;
         }
         let report = self.plane.apply(&deltas);
+        self.publish(&deltas, &report);
         let worked = self.account(&report);
         self.observer.applied(touched, &deltas, in_hand.elapsed(), worked);
         self.forget_flows(&Suspects::of_changes(&deltas));
@@ -359,6 +389,13 @@ impl Daemon {
         );
     }
 
+    /// The kernel knows: so may everybody.
+    fn publish(&mut self, deltas: &[plan::Delta], report: &Report) {
+        if let Some(publisher) = &mut self.publisher {
+            publisher.programmed(&self.cluster, deltas, report);
+        }
+    }
+
     /// Makes everything right, whatever the kernel holds; says whether that went well.
     fn reconcile(&mut self, why: &str) -> bool {
         self.repair = None;
@@ -367,6 +404,9 @@ impl Daemon {
         let done = self.plane.reconcile(self.planner.node(), services.clone());
         let suspects = Suspects::of_all(services.clone());
         let worked = done.as_ref().is_ok_and(worked);
+        if let Some(publisher) = &mut self.publisher {
+            publisher.reconciled(&self.cluster, done.as_ref().ok());
+        }
         self.observer.reconciled(self.planner.node(), services, begin.elapsed(), worked);
         let report = match done {
             Ok(report) => report,
@@ -428,6 +468,9 @@ impl Daemon {
         }
         self.look = now + LOOK;
         self.observer.tick(now);
+        if let Some(publisher) = &mut self.publisher {
+            publisher.tick(now, &self.cluster);
+        }
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.tick(now, &self.cluster);
             if checkpoint.is_wanted(now) && !self.synced {

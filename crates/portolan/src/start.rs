@@ -2,12 +2,15 @@
 //! that must be there before the loop, in the order in which it must be.
 
 use crate::checkpoint::Checkpoint;
+use crate::dns::{Control, Names, Own};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::node::Prepared;
 use crate::observe::{Observer, Serving};
+use crate::publish::Publisher;
 use crate::run::{Daemon, Event};
 use crate::{pages, system};
+use ::dns::cluster::Wanted;
 use dataplane::Plane;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, Signal};
@@ -18,7 +21,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use telemetry::info;
-use watch::{Access, Api, Batch, Call, Directory, Events, Keep};
+use watch::{Access, Api, Batch, Call, Directory, Events};
 
 /// How many events may wait for the loop. A source that is faster waits in turn.
 const EVENTS_MAX: usize = 64;
@@ -37,8 +40,28 @@ const CALL_BOUNDS: [f64; 12] = [0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0
 pub(crate) enum From {
     /// Manifests.
     Manifests(PathBuf),
-    /// The API server.
-    Api(Box<Access>),
+    /// The API server, and how it was named to us.
+    Api { access: Box<Access>, kubeconfig: Option<PathBuf>, master: Option<String> },
+}
+
+impl From {
+    /// The API server that these say, or that of the pod that we are.
+    pub(crate) fn api(kubeconfig: Option<PathBuf>, master: Option<String>) -> Result<From, Error> {
+        let access = Box::new(Access::find(kubeconfig.as_deref(), master.as_deref())?);
+        Ok(From::Api { access, kubeconfig, master })
+    }
+
+    /// The same as a Corefile would say it.
+    fn as_wanted(&self) -> Wanted {
+        match self {
+            From::Manifests(path) => Wanted { manifests: Some(path.clone()), ..Wanted::default() },
+            From::Api { kubeconfig, master, .. } => Wanted {
+                kubeconfig: kubeconfig.clone().map(|path| (path, None)),
+                endpoint: master.clone(),
+                ..Wanted::default()
+            },
+        }
+    }
 }
 
 /// All that is known before the start.
@@ -65,11 +88,15 @@ enum Source {
 pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
     let Start { prepared, from, file, checkpoint, metrics, healthz, flags } = start;
     let (sync_period, floor) = (prepared.sync_period(), prepared.min_sync_period());
-    let Prepared { configuration, typed, checkpoint: _, settings, mode, options } = prepared;
+    let Prepared { configuration, typed, checkpoint: _, names, settings, mode, options } = prepared;
     pages::refuse_profiling(configuration.enable_profiling);
     let (sender, events) = sync_channel(EVENTS_MAX);
     // Before any thread is started: all of them inherit what is blocked.
-    stop_on_signals(sender.clone())?;
+    let signals = block_signals(names.is_some())?;
+    let own = Arc::new(Own::new(from.as_wanted()));
+    // What is wrong with the Corefile is told before the kernel is touched.
+    let names = names.map(|wanted| Names::prepare(wanted, own.clone())).transpose()?;
+    stop_on_signals(signals, sender.clone(), names.as_ref().map(Names::control))?;
     if let Some(file) = &file {
         end_with(file, sender.clone())?;
     }
@@ -85,19 +112,20 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
     };
     let mut observer = Observer::start(mode, &options.families, sync_period, serving)?;
     let health = observer.health.clone();
+    let keep = own.decide();
+    let names = names.map(|names| names.start(sender.clone())).transpose()?;
     let deliver = move |batch: Batch| {
         if batch.loaded && !batch.changes.is_empty() {
             health.queued();
         }
         sender.send(Event::Changes(batch)).is_ok()
     };
-    let keep = Keep::default();
     let node = settings.node_name.clone();
     // A directory of manifests is on disk already.
-    let checkpoint = checkpoint.filter(|_| matches!(from, From::Api(_))).map(Checkpoint::new);
+    let checkpoint = checkpoint.filter(|_| matches!(from, From::Api { .. })).map(Checkpoint::new);
     let source = match from {
         From::Manifests(path) => Source::Directory(Directory::watch(&path, keep, deliver)?),
-        From::Api(access) => {
+        From::Api { access, .. } => {
             let url = access.url();
             info!("following {url} as node {node}");
             let count = counter(observer.metrics.clone(), url);
@@ -107,8 +135,14 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
     };
     let planner = Planner::new(settings);
     let mut daemon = Daemon::new(mode, plane, planner, sync_period, floor, observer, checkpoint);
+    if names.is_some() {
+        daemon.publish_by(Publisher::new(own));
+    }
     let ended = daemon.work(&events);
     drop(events);
+    if let Some(names) = names {
+        names.end();
+    }
     match source {
         Source::Directory(directory) => directory.stop(),
         Source::Api(api) => api.stop(),
@@ -129,16 +163,31 @@ pub(crate) fn counter(metrics: Arc<Metrics>, url: String) -> watch::OnCall {
     })
 }
 
-/// Signals that end us are waited for on a thread of their own, and told to the loop as events.
-fn stop_on_signals(sender: SyncSender<Event>) -> Result<(), Error> {
+/// The signals that we wait for ourselves.
+fn block_signals(names: bool) -> Result<SigSet, Error> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
+    if names {
+        signals.add(Signal::SIGUSR1);
+    }
     signals.thread_block().map_err(|e| Error::Start("block signals", e.into()))?;
+    Ok(signals)
+}
+
+/// Signals are waited for on a thread of their own, and told to the loop as events. Names end before
+/// routes are no longer followed: the server has answers to give yet.
+fn stop_on_signals(signals: SigSet, sender: SyncSender<Event>, names: Option<Control>) -> Result<(), Error> {
     let wait = move || {
         while let Ok(signal) = signals.wait() {
-            if sender.send(Event::Stop(signal)).is_err() {
-                return;
+            match (&names, signal) {
+                (Some(names), Signal::SIGUSR1) => names.reload(),
+                (Some(names), signal) => names.end(signal),
+                (None, signal) => {
+                    if sender.send(Event::Stop(signal)).is_err() {
+                        return;
+                    }
+                }
             }
         }
     };

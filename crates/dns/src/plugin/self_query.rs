@@ -8,10 +8,10 @@
 
 use crate::chain::{At, Plugin, Step};
 use crate::corefile::{Error, Scheme};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Outcome};
 use crate::random;
 use crate::say;
-use crate::setup::Setting;
+use crate::setup::{OnLoop, Setting};
 use crate::upstream::Query;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -39,6 +39,8 @@ struct Loop {
     seen: AtomicU32,
     /// There is nothing to look for any more.
     off: AtomicBool,
+    /// What is done when there is a loop.
+    on_loop: Option<OnLoop>,
 }
 
 pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>>, Error> {
@@ -56,6 +58,7 @@ pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>
         seen: AtomicU32::new(0),
         // Who is not asked in the clear is not asked by himself.
         off: AtomicBool::new(key.is_none()),
+        on_loop: setting.world.on_loop.clone(),
     })))
 }
 
@@ -116,8 +119,14 @@ impl Plugin for Loop {
         {
             say::plain(format!("[FATAL] plugin/loop: {what}\n"));
             say::flush();
-            // As CoreDNS does: to go on would feed the loop.
-            std::process::exit(1);
+            // To go on would feed the loop.
+            self.off.store(true, Ordering::Relaxed);
+            match &self.on_loop {
+                Some(found) => found(),
+                // As CoreDNS does.
+                None => std::process::exit(1),
+            }
+            return Step::Done(Outcome::Silence);
         }
         Step::Pass
     }

@@ -1,6 +1,6 @@
 //! Where the names of a cluster come from: a directory of manifests, or the API server.
 
-use ::dns::cluster::{Batch, ClusterSource, Deliver, Stream, Wanted};
+use ::dns::cluster::{Batch, ClusterSource, Deliver, Stream, Wanted, of_changes};
 use std::sync::Arc;
 use watch::{Access, Api, Directory, Keep, Severity};
 
@@ -15,13 +15,9 @@ struct Held<T> {
 impl<T: Send + Sync> Stream for Held<T> {}
 
 impl ClusterSource for Clusters {
-    fn open(&self, wanted: &Wanted, mut deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
-        let keep = Keep {
-            names: true,
-            pod_names: wanted.pod_names,
-            labels: wanted.service_labels,
-            pods: wanted.pods,
-        };
+    fn open(&self, wanted: &Wanted, deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
+        let keep = keep(wanted);
+        let mut deliver = of_changes(deliver);
         let deliver = move |batch: watch::Batch| {
             let watch::Batch { changes, triggers, problems, loaded, errors: _ } = batch;
             for problem in problems {
@@ -42,6 +38,11 @@ impl ClusterSource for Clusters {
         let watch = Api::watch(access, "", keep, count, deliver).map_err(said)?;
         Ok(Arc::new(Held { _watch: watch }))
     }
+}
+
+/// What a watch has to keep for it.
+pub(crate) fn keep(wanted: &Wanted) -> Keep {
+    Keep { names: true, pod_names: wanted.pod_names, labels: wanted.service_labels, pods: wanted.pods }
 }
 
 fn access(wanted: &Wanted) -> Result<Access, String> {

@@ -2,6 +2,11 @@
 //! around the server of crate `dns`.
 
 mod cluster;
+mod own;
+mod thread;
+
+pub(crate) use own::Own;
+pub(crate) use thread::{Control, Names, Wanted};
 
 use crate::error::Error;
 use ::dns::instance::{Event, Instance, Options, Source};
@@ -85,8 +90,8 @@ fn serve(flags: Flags) -> Result<ExitCode, Error> {
     // Blocked before any thread is started, so that none of them is interrupted.
     let signals = block_signals()?;
     let corefile = corefile(flags.conf)?;
-    let options =
-        Options { corefile, dns_port: flags.port, clusters: Arc::new(cluster::Clusters), quiet: flags.quiet };
+    let options = Options::new(corefile, Arc::new(cluster::Clusters));
+    let options = Options { dns_port: flags.port, quiet: flags.quiet, ..options };
     let instance = Instance::start(options)?;
     if let Some(path) = &flags.pid_file {
         let write = std::fs::write(path, format!("{}\n", std::process::id()));

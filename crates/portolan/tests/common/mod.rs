@@ -2,6 +2,8 @@
 //! happens while connections flow.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod dns;
+
 use lab::{Host, Lab, Node, Process, Protocol, Server};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -176,6 +178,13 @@ impl Bench {
     /// Ends the program as a crash would.
     pub(crate) fn kill(&mut self) {
         self.program = None;
+    }
+
+    /// Sends the program a signal.
+    pub(crate) fn signal(&mut self, name: &str) {
+        let id = self.program.as_mut().expect("it was started").child().id().to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status().expect("kill is installed");
+        assert!(status.success(), "kill -s {name}: {status}");
     }
 
     /// Waits for something to come about.

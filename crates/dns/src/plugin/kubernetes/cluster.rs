@@ -1,11 +1,11 @@
 //! What is known of clusters: one thread writes, workers read snapshots. Server blocks, and
 //! configurations before and after a reload, that want the same of the same cluster share it.
 
-use crate::cluster::{Batch, Stream, Wanted};
+use crate::cluster::{Stream, Told, Wanted};
 use crate::metrics::Histogram;
 use crate::setup::World;
 use arc_swap::{ArcSwap, Guard};
-use model::{Cluster, ObjectName, ServiceKind, Touched};
+use model::{Cluster, ObjectName, ServiceKind};
 use names::{Names, Zone};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -45,7 +45,7 @@ impl Known {
         }
         let shared = Arc::new(Shared { zone: ArcSwap::default(), stream: OnceLock::new() });
         let mut writer = Writer::new(Arc::downgrade(&shared), world);
-        let stream = world.clusters.open(wanted, Box::new(move |batch| writer.take(batch)))?;
+        let stream = world.clusters.open(wanted, Box::new(move |told| writer.take(told)))?;
         // It has just been made, and is empty.
         let _ = shared.stream.set(stream);
         all.insert(wanted.clone(), Arc::downgrade(&shared));
@@ -56,7 +56,6 @@ impl Known {
 /// Makes snapshots of what the source tells.
 struct Writer {
     shared: Weak<Shared>,
-    cluster: Cluster,
     names: Names,
     synced: bool,
     durations: [Arc<Histogram>; 3],
@@ -71,20 +70,16 @@ impl Writer {
         let name = "coredns_kubernetes_dns_programming_duration_seconds";
         let durations =
             KINDS.map(|kind| world.metrics.histogram(name, help, &[("service_kind", kind)], BOUNDS_S));
-        Writer { shared, cluster: Cluster::new(), names: Names::new(), synced: false, durations }
+        Writer { shared, names: Names::new(), synced: false, durations }
     }
 
-    /// Takes in a batch. False when nobody wants to know any more.
-    fn take(&mut self, batch: Batch) -> bool {
-        let Batch { changes, triggers, synced } = batch;
-        let mut touched = Touched::default();
-        for change in changes {
-            touched.merge(self.cluster.apply(change));
-        }
+    /// Takes in what is told. False when nobody wants to know any more.
+    fn take(&mut self, told: Told<'_>) -> bool {
+        let Told { cluster, touched, triggers, synced } = told;
         let now = SystemTime::now();
         let now_s = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         // A serial has 32 bits and goes round (RFC 1982).
-        self.names.update(&self.cluster, &touched, now_s as u32);
+        self.names.update(cluster, touched, now_s as u32);
         if synced && !self.synced {
             self.synced = true;
             self.names.set_synced();
@@ -93,14 +88,14 @@ impl Writer {
         // Before that it would only be copied again and again.
         if self.synced {
             shared.zone.store(self.names.zone());
-            self.count(now, &triggers);
+            self.count(cluster, now, triggers);
         }
         true
     }
 
-    fn count(&self, now: SystemTime, triggers: &[(ObjectName, SystemTime)]) {
+    fn count(&self, cluster: &Cluster, now: SystemTime, triggers: &[(ObjectName, SystemTime)]) {
         for (name, at) in triggers {
-            let kind = match self.cluster.service(name).map(|service| &service.kind) {
+            let kind = match cluster.service(name).map(|service| &service.kind) {
                 // Which of the two headless kinds it is, a trigger tells: only the controller sets it.
                 Some(ServiceKind::Headless) => 1,
                 Some(_) => 0,

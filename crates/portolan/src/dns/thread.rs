@@ -1,0 +1,168 @@
+//! Names beside routes: the DNS server on a thread of the daemon's.
+//!
+//! What is wrong at the start ends the daemon, as it ends `portolan dns`. Later on neither half may stop
+//! the other: a server that ends for a reason of its own (it asks itself, it panics, an address is lost
+//! on a reload) is started again after a while, and routes go on meanwhile.
+
+use super::own::{Own, OwnAndOthers};
+use crate::error::Error;
+use crate::run::Event;
+use ::dns::instance::{self, Instance, Options, Source};
+use nix::sys::signal::Signal;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use telemetry::{error, info};
+
+/// So many words to the server may wait.
+const EVENTS_MAX: usize = 16;
+/// How long we wait before a server that has ended is started again, and at most.
+const AGAIN_FIRST: Duration = Duration::from_secs(10);
+const AGAIN_MAX: Duration = Duration::from_secs(300);
+
+/// What the server is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) corefile: PathBuf,
+}
+
+/// The server, understood and not yet at work.
+pub(crate) struct Names {
+    wanted: Wanted,
+    instance: Instance,
+    own: Arc<Own>,
+    control: Control,
+    events: Receiver<instance::Event>,
+}
+
+/// The server at work.
+pub(crate) struct Running {
+    control: Control,
+    thread: JoinHandle<()>,
+}
+
+/// The way to tell it something.
+#[derive(Clone)]
+pub(crate) struct Control {
+    events: SyncSender<instance::Event>,
+    /// The signal that we are to end by.
+    ends: Arc<Mutex<Option<Signal>>>,
+    /// It has ended because it asks itself.
+    looped: Arc<AtomicBool>,
+}
+
+impl Names {
+    /// Reads the Corefile and finds out what it wants; opens nothing.
+    pub(crate) fn prepare(wanted: Wanted, own: Arc<Own>) -> Result<Names, Error> {
+        let (sender, events) = sync_channel(EVENTS_MAX);
+        let control = Control { events: sender, ends: Arc::default(), looped: Arc::default() };
+        let instance = Instance::prepare(options(&wanted, &own, &control))?;
+        Ok(Names { wanted, instance, own, control, events })
+    }
+
+    /// The way to tell it something.
+    pub(crate) fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Lets it work. What makes its start impossible is told to the daemon, and so is its end once it
+    /// was told to end.
+    pub(crate) fn start(self, daemon: SyncSender<Event>) -> Result<Running, Error> {
+        let control = self.control.clone();
+        let work = move || {
+            let last = self.work();
+            // Without a daemon there is nobody to be told.
+            let _ = daemon.send(last);
+        };
+        let thread = std::thread::Builder::new().name("names".into()).spawn(work);
+        let thread = thread.map_err(|e| Error::Start("start the thread that serves names", e))?;
+        Ok(Running { control, thread })
+    }
+
+    /// Serves until told to end.
+    fn work(self) -> Event {
+        let Names { wanted, instance, own, control, events } = self;
+        let mut instance = Ok(instance);
+        let (mut started, mut again) = (false, AGAIN_FIRST);
+        loop {
+            let opened = control.clone();
+            let served = instance.map(|instance| {
+                let served = catch_unwind(AssertUnwindSafe(|| instance.serve(&events)));
+                served.unwrap_or_else(|_| {
+                    error!("names: the server panicked");
+                    Ok(())
+                })
+            });
+            let looped = opened.looped.swap(false, Ordering::SeqCst);
+            if let Some(signal) = control.signal() {
+                return Event::Stop(signal);
+            }
+            match served {
+                Ok(Err(error)) | Err(error) if !started => return Event::Fail(error.into()),
+                Ok(Err(error)) | Err(error) => error!("names: {}", crate::output::chain(&error)),
+                Ok(Ok(())) if looped => error!("names: the server asks itself, and is stopped"),
+                Ok(Ok(())) => {}
+            }
+            started = true;
+            info!("names: starting again in {} s; routes go on", again.as_secs());
+            match events.recv_timeout(again) {
+                Ok(instance::Event::Reload) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => {
+                    return Event::Stop(control.signal().unwrap_or(Signal::SIGTERM));
+                }
+            }
+            again = (again * 2).min(AGAIN_MAX);
+            instance = Instance::prepare(options(&wanted, &own, &control));
+        }
+    }
+}
+
+fn options(wanted: &Wanted, own: &Arc<Own>, control: &Control) -> Options {
+    let corefile = Source::File(wanted.corefile.clone());
+    let options = Options::new(corefile, Arc::new(OwnAndOthers(own.clone())));
+    let control = control.clone();
+    let on_loop = move || {
+        control.looped.store(true, Ordering::SeqCst);
+        // One that has so much to do will come to the loop again.
+        let _ = control.events.try_send(instance::Event::StopNow);
+    };
+    Options { on_loop: Some(Arc::new(on_loop)), ..options }
+}
+
+impl Control {
+    /// The Corefile is to be read again.
+    pub(crate) fn reload(&self) {
+        // So many that wait will do it.
+        let _ = self.events.try_send(instance::Event::Reload);
+    }
+
+    /// It is to end: after its lameduck time by SIGTERM, at once by other signals.
+    pub(crate) fn end(&self, signal: Signal) {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
+        let event = match signal {
+            Signal::SIGTERM => instance::Event::Stop,
+            _ => instance::Event::StopNow,
+        };
+        // It has been told often enough otherwise.
+        let _ = self.events.try_send(event);
+    }
+
+    fn signal(&self) -> Option<Signal> {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    /// Waits until it has ended; tells it to if nobody has.
+    pub(crate) fn end(self) {
+        if self.control.signal().is_none() {
+            self.control.end(Signal::SIGTERM);
+        }
+        // A thread that panicked has ended, too.
+        self.thread.join().unwrap_or_default();
+    }
+}

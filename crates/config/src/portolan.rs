@@ -31,9 +31,23 @@ fields!(PortolanConfiguration { checkpoint: "checkpoint", ipvs: "ipvs", names: "
 pub struct PortolanNames {
     /// `corefile`: its Corefile; empty: no names are served.
     pub corefile: String,
+    /// `local`: it answers for the cluster DNS Service's address on this node.
+    pub local: bool,
+    /// `service`: which Service that is, `NAMESPACE/NAME`; empty: `kube-system/kube-dns`.
+    pub service: String,
+    /// `clusterIPs`: its addresses, if they are not to be taken from the Service.
+    pub cluster_ips: Vec<String>,
+    /// `addresses`: the node's private addresses to listen at, one a family; empty: our own choice.
+    pub addresses: Vec<String>,
 }
 
-fields!(PortolanNames { corefile: "corefile" });
+fields!(PortolanNames {
+    corefile: "corefile",
+    local: "local",
+    service: "service",
+    cluster_ips: "clusterIPs",
+    addresses: "addresses",
+});
 
 /// `ipvs`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

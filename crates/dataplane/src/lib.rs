@@ -14,6 +14,7 @@ mod plane;
 mod pool;
 mod program;
 mod shown;
+pub mod steer;
 mod sysctl;
 mod write;
 

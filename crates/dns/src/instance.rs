@@ -211,6 +211,7 @@ impl Serving {
         listen: Listen,
         server: Arc<ArcSwap<Server>>,
         threads: usize,
+        foreign: bool,
         runtime: &tokio::runtime::Handle,
     ) -> io::Result<Serving> {
         let Listen { scheme, address, port } = listen;
@@ -219,11 +220,11 @@ impl Serving {
             return Ok(Serving { server, local: quic.local, udp: None, tcp: None, quic: Some(quic) });
         }
         let udp = match scheme {
-            Scheme::Dns => Some(Udp::start(address, port, threads, &server, runtime)?),
+            Scheme::Dns => Some(Udp::start(address, port, threads, foreign, &server, runtime)?),
             _ => None,
         };
         let port = udp.as_ref().map_or(port, |udp| udp.local.port());
-        let tcp = Tcp::start(scheme, address, port, &server, runtime)?;
+        let tcp = Tcp::start(scheme, address, port, foreign, &server, runtime)?;
         let local = udp.as_ref().map_or(tcp.local, |udp| udp.local);
         Ok(Serving { server, local, udp, tcp: Some(tcp), quic: None })
     }
@@ -438,7 +439,9 @@ impl Instance {
             }
             let failed = |source| Error::Listen { address: listen.label(), source };
             let server = Arc::new(ArcSwap::from_pointee(server.clone()));
-            fresh.insert(*listen, Serving::start(*listen, server, threads, handle).map_err(failed)?);
+            let foreign = listen.address.is_some_and(|address| self.options.listen.contains(&address));
+            let serving = Serving::start(*listen, server, threads, foreign, handle);
+            fresh.insert(*listen, serving.map_err(failed)?);
         }
         Ok(fresh)
     }

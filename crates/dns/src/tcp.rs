@@ -104,15 +104,16 @@ impl Tcp {
         scheme: Scheme,
         address: Option<IpAddr>,
         port: u16,
+        foreign: bool,
         server: &Arc<ArcSwap<Server>>,
         runtime: &Handle,
     ) -> io::Result<Tcp> {
-        let first = listen(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port)?;
+        let first = listen(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port, foreign)?;
         let local = first.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         let (mut sockets, port) = (vec![first], local.port());
         match address {
             Some(_) => {}
-            None => match listen(Ipv6Addr::UNSPECIFIED.into(), port) {
+            None => match listen(Ipv6Addr::UNSPECIFIED.into(), port, false) {
                 Ok(socket) => sockets.push(socket),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
                 Err(_) => {}
@@ -143,9 +144,12 @@ impl Drop for Tcp {
     }
 }
 
-fn listen(address: IpAddr, port: u16) -> io::Result<Socket> {
+fn listen(address: IpAddr, port: u16, foreign: bool) -> io::Result<Socket> {
     let address = SocketAddr::new(address, port);
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if foreign {
+        crate::udp::allow_foreign(&socket, address.is_ipv6())?;
+    }
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }

@@ -57,15 +57,7 @@ impl Bench {
 
     pub(crate) fn try_new(corefile: &str) -> Result<Bench, String> {
         let runtime = runtime();
-        let world = World {
-            metrics: Arc::default(),
-            clusters: Arc::new(NoClusters),
-            dns_port: 53,
-            runtime: runtime.handle().clone(),
-            known: Default::default(),
-            counts: Arc::default(),
-            stopping: Arc::default(),
-        };
+        let world = World::new(Arc::new(NoClusters), 53, runtime.handle().clone());
         let blocks = parse("Corefile", corefile, &Nothing).map_err(|error| error.to_string())?;
         let configuration = set_up(&blocks, &world).map_err(|error| error.to_string())?;
         for plugin in &configuration.process.plugins {

@@ -48,19 +48,20 @@ struct Sockets {
 }
 
 impl Udp {
-    /// Begins to answer. `address` is everywhere where there is none.
+    /// Begins to answer. `address` is everywhere where there is none; `foreign` if no interface may have it.
     pub(crate) fn start(
         address: Option<IpAddr>,
         port: u16,
         threads: usize,
+        foreign: bool,
         server: &Arc<ArcSwap<Server>>,
         runtime: &Handle,
     ) -> io::Result<Udp> {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let mut sockets = vec![Sockets::open(address, port)?];
+        let mut sockets = vec![Sockets::open(address, port, foreign)?];
         let local = sockets.first().and_then(Sockets::local).ok_or(io::ErrorKind::AddrNotAvailable)?;
         for _ in 1..threads {
-            sockets.push(Sockets::open(address, local.port())?);
+            sockets.push(Sockets::open(address, local.port(), foreign)?);
         }
         let mut udp = Udp { stop, threads: Vec::new(), local };
         for sockets in sockets {
@@ -89,15 +90,19 @@ impl Drop for Udp {
 }
 
 impl Sockets {
-    fn open(address: Option<IpAddr>, port: u16) -> io::Result<Sockets> {
+    fn open(address: Option<IpAddr>, port: u16, foreign: bool) -> io::Result<Sockets> {
         match address {
-            Some(IpAddr::V4(address)) => Ok(Sockets { v4: Some(open(address.into(), port)?), v6: None }),
-            Some(IpAddr::V6(address)) => Ok(Sockets { v4: None, v6: Some(open(address.into(), port)?) }),
+            Some(IpAddr::V4(address)) => {
+                Ok(Sockets { v4: Some(open(address.into(), port, foreign)?), v6: None })
+            }
+            Some(IpAddr::V6(address)) => {
+                Ok(Sockets { v4: None, v6: Some(open(address.into(), port, foreign)?) })
+            }
             None => {
-                let v4 = open(Ipv4Addr::UNSPECIFIED.into(), port)?;
+                let v4 = open(Ipv4Addr::UNSPECIFIED.into(), port, false)?;
                 let port = v4.local_addr()?.as_socket().map_or(port, |local| local.port());
                 // Kernels without IPv6 are none the worse.
-                let v6 = match open(Ipv6Addr::UNSPECIFIED.into(), port) {
+                let v6 = match open(Ipv6Addr::UNSPECIFIED.into(), port, false) {
                     Ok(v6) => Some(v6),
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
                     Err(_) => None,
@@ -112,9 +117,12 @@ impl Sockets {
     }
 }
 
-fn open(address: IpAddr, port: u16) -> io::Result<Arc<Socket>> {
+fn open(address: IpAddr, port: u16, foreign: bool) -> io::Result<Arc<Socket>> {
     let address = SocketAddr::new(address, port);
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if foreign {
+        allow_foreign(&socket, address.is_ipv6())?;
+    }
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -124,6 +132,12 @@ fn open(address: IpAddr, port: u16) -> io::Result<Arc<Socket>> {
     tell_arrivals(socket.as_fd(), address.is_ipv6())?;
     socket.bind(&address.into())?;
     Ok(Arc::new(socket))
+}
+
+/// Lets a socket be bound to an address that no interface has: IPv6 looks at those only, and not at
+/// local routes (`ipv6_chk_addr`).
+pub(crate) fn allow_foreign(socket: &Socket, v6: bool) -> io::Result<()> {
+    if v6 { socket.set_freebind_v6(true) } else { socket.set_freebind_v4(true) }
 }
 
 struct Worker {

@@ -53,6 +53,8 @@ fn loads() -> impl Strategy<Value = Expression> {
     prop_oneof![
         (register(), select(PayloadBase::ALL), any::<u32>(), any::<u32>())
             .prop_map(|(into, base, offset, len)| Expression::Payload { into, base, offset, len }),
+        (register(), any::<u32>(), any::<u32>(), of(any::<u32>()))
+            .prop_map(|(from, offset, len, checksum)| Expression::PayloadSet { from, offset, len, checksum }),
         (register(), select(MetaKey::ALL)).prop_map(|(into, key)| Expression::Meta { into, key }),
         (register(), select(MetaKey::ALL)).prop_map(|(from, key)| Expression::MetaSet { from, key }),
         ct.prop_map(|(into, key, direction)| Expression::Ct { into, key, direction }),

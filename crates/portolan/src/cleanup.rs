@@ -1,8 +1,10 @@
 //! `portolan cleanup`: takes away what is ours in the kernel, of every mode, and nothing else.
 
+use crate::dns::default_addresses;
 use crate::error::Error;
 use clap::Args;
 use dataplane::iptables::Variant;
+use dataplane::steer::Steer;
 use dataplane::{Mode, Plane, PlaneOptions, iptables};
 use model::Family;
 use netlink::nftables::{self, Batch, Table, tables};
@@ -48,6 +50,10 @@ pub(crate) fn run() -> Result<ExitCode, Error> {
             }
             .map_err(Error::Output)?;
         }
+    }
+    for removed in Steer::remove(&default_addresses())? {
+        any = true;
+        writeln!(out, "removed {removed}").map_err(Error::Output)?;
     }
     if !any {
         writeln!(out, "nothing of ours is there").map_err(Error::Output)?;

@@ -1,6 +1,6 @@
 //! This node: its name, its addresses, its families, and what the configuration says of it.
 
-use crate::dns::Wanted;
+use crate::dns::{LocalOptions, Wanted};
 use crate::error::Error;
 use clap::Args;
 use config::{Configuration, IpvsAddresses, KubeProxyConfiguration, PortolanConfiguration};
@@ -62,7 +62,13 @@ impl Prepared {
 impl NodeArguments {
     /// Reads the configuration and looks at the node. The command line wins over the file.
     pub(crate) fn prepare(&self) -> Result<Prepared, Error> {
-        let loaded = load(self.config.as_deref())?;
+        self.prepare_with(|_| {})
+    }
+
+    /// The same with something changed in what the file says.
+    pub(crate) fn prepare_with(&self, change: impl FnOnce(&mut Loaded)) -> Result<Prepared, Error> {
+        let mut loaded = load(self.config.as_deref())?;
+        change(&mut loaded);
         prepare(loaded, self.mode, self.hostname_override.as_deref(), &PREFERRED)
     }
 }
@@ -85,8 +91,12 @@ pub(crate) fn prepare(
     let settings =
         config::settings(&configuration, configured(mode), Name::from(node_name), interface_addresses()?);
     let checkpoint = Some(ours.checkpoint).filter(|file| !file.is_empty()).map(PathBuf::from);
+    let local = ours.names.local.then(|| LocalOptions::read(&ours.names, &options.families)).transpose()?;
+    if ours.names.corefile.is_empty() && local.is_some() {
+        return Err(Error::Flags("names.local wants names.corefile".into()));
+    }
     let names = Some(ours.names.corefile).filter(|file| !file.is_empty());
-    let names = names.map(|corefile| Wanted { corefile: corefile.into() });
+    let names = names.map(|corefile| Wanted { corefile: corefile.into(), local });
     Ok(Prepared { configuration, typed, checkpoint, names, settings, mode, options })
 }
 

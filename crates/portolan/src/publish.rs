@@ -4,7 +4,7 @@
 //! A Service that the kernel refuses has its name held back for a while only: then an address that other
 //! nodes may well route is better than none. Nothing here waits; the daemon says what has happened.
 
-use crate::dns::Own;
+use crate::dns::{Local, Own};
 use dataplane::Report;
 use model::{Cluster, ObjectName, ServiceKind, Touched};
 use plan::Delta;
@@ -21,6 +21,8 @@ const TRIGGERS_MAX: usize = 16_384;
 /// What there is to tell to those who make names, and what of it waits.
 pub(crate) struct Publisher {
     own: Arc<Own>,
+    /// The way to a server that answers for the cluster DNS Service's address.
+    local: Option<Arc<Local>>,
     /// The first sync is over, well or not.
     began: bool,
     /// What the kernel is to know first, and since when.
@@ -32,9 +34,9 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn new(own: Arc<Own>) -> Publisher {
+    pub(crate) fn new(own: Arc<Own>, local: Option<Arc<Local>>) -> Publisher {
         let (waiting, refused) = (BTreeSet::new(), BTreeSet::new());
-        Publisher { own, began: false, waiting, since: None, refused, triggers: Vec::new() }
+        Publisher { own, local, began: false, waiting, since: None, refused, triggers: Vec::new() }
     }
 
     /// Something happened, at these times.
@@ -97,6 +99,9 @@ impl Publisher {
         self.waiting.clone_from(&self.refused);
         self.since = (!self.waiting.is_empty()).then(Instant::now);
         self.own.tell(cluster, &Touched::default(), &[], &self.waiting);
+        if let Some(local) = &self.local {
+            local.follow(cluster);
+        }
     }
 
     fn release(&mut self, cluster: &Cluster) {
@@ -119,6 +124,11 @@ impl Publisher {
         self.triggers = later;
         let now: Vec<(ObjectName, SystemTime)> = now;
         self.own.tell(cluster, touched, &now, &self.waiting);
+        if let Some(local) =
+            self.local.as_ref().filter(|local| touched.services.iter().any(|s| local.is_about(s)))
+        {
+            local.follow(cluster);
+        }
     }
 
     /// Does what time brings.
@@ -136,6 +146,9 @@ impl Publisher {
                 true => self.release(cluster),
                 false => self.begin(cluster),
             }
+        }
+        if let Some(local) = self.local.as_ref().filter(|_| self.began) {
+            local.look();
         }
         if self.began && self.own.has_news_to_tell() {
             self.own.tell(cluster, &Touched::default(), &[], &self.waiting);

@@ -2,7 +2,6 @@
 //! plane belong to it alone.
 
 use crate::checkpoint::Checkpoint;
-use crate::dns::Wanted;
 use crate::error::Error;
 use crate::node;
 use crate::observe::Observer;
@@ -40,6 +39,9 @@ pub(crate) struct Arguments {
     /// Serve names, too, as this Corefile says
     #[arg(long, value_name = "COREFILE")]
     dns: Option<PathBuf>,
+    /// Answer for the cluster DNS Service's address on this node
+    #[arg(long)]
+    names_local: bool,
     #[command(flatten)]
     node: node::NodeArguments,
     /// How much to tell: 2 tells of every change
@@ -73,12 +75,16 @@ pub(crate) enum Event {
 
 /// Runs the daemon.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let Arguments { manifests, kubeconfig, master, checkpoint, dns, node, verbosity, format } = arguments;
+    let Arguments { manifests, kubeconfig, master, checkpoint, dns, names_local, node, verbosity, format } =
+        arguments;
     telemetry::log::set_up(verbosity, format == "json");
-    let mut prepared = node.prepare()?;
-    if let Some(corefile) = dns {
-        prepared.names = Some(Wanted { corefile });
-    }
+    let prepared = node.prepare_with(|loaded| {
+        let names = &mut loaded.ours.names;
+        if let Some(corefile) = dns {
+            names.corefile = corefile.to_string_lossy().into_owned();
+        }
+        names.local |= names_local;
+    })?;
     let configured = &prepared.configuration;
     let from = match manifests {
         Some(path) => From::Manifests(path),

@@ -95,7 +95,7 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
     let signals = block_signals(names.is_some())?;
     let own = Arc::new(Own::new(from.as_wanted()));
     // What is wrong with the Corefile is told before the kernel is touched.
-    let names = names.map(|wanted| Names::prepare(wanted, own.clone())).transpose()?;
+    let mut names = names.map(|wanted| Names::prepare(wanted, own.clone())).transpose()?;
     stop_on_signals(signals, sender.clone(), names.as_ref().map(Names::control))?;
     if let Some(file) = &file {
         end_with(file, sender.clone())?;
@@ -113,6 +113,7 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
     let mut observer = Observer::start(mode, &options.families, sync_period, serving)?;
     let health = observer.health.clone();
     let keep = own.decide();
+    let local = names.as_mut().map(Names::open_way).transpose()?.flatten();
     let names = names.map(|names| names.start(sender.clone())).transpose()?;
     let deliver = move |batch: Batch| {
         if batch.loaded && !batch.changes.is_empty() {
@@ -136,7 +137,7 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
     let planner = Planner::new(settings);
     let mut daemon = Daemon::new(mode, plane, planner, sync_period, floor, observer, checkpoint);
     if names.is_some() {
-        daemon.publish_by(Publisher::new(own));
+        daemon.publish_by(Publisher::new(own, local));
     }
     let ended = daemon.work(&events);
     drop(events);

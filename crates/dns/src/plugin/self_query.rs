@@ -117,10 +117,12 @@ impl Plugin for Loop {
         if exchange.asked.question.rtype == Type::HINFO
             && let Some(what) = self.found(exchange)
         {
+            // To go on would feed the loop. Others may be here at the same time.
+            if self.off.swap(true, Ordering::SeqCst) {
+                return Step::Done(Outcome::Silence);
+            }
             say::plain(format!("[FATAL] plugin/loop: {what}\n"));
             say::flush();
-            // To go on would feed the loop.
-            self.off.store(true, Ordering::Relaxed);
             match &self.on_loop {
                 Some(found) => found(),
                 // As CoreDNS does.
@@ -175,6 +177,7 @@ mod tests {
             name: Mutex::new(name),
             seen: AtomicU32::new(0),
             off: AtomicBool::new(false),
+            on_loop: None,
         };
         for (name, rtype) in [(name, Type::A), (zone, Type::HINFO), (name, Type::HINFO)] {
             assert_eq!(looking.found(&exchange(name, rtype)), None);

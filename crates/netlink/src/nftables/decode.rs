@@ -97,6 +97,19 @@ impl<'a> Body<'a> {
 }
 
 fn payload(body: &Body<'_>) -> Option<Expression> {
+    if let Some(from) = body.register(PAYLOAD_SREG) {
+        let base = PayloadBase::from_number(body.number(PAYLOAD_BASE)?)?;
+        let (offset, len) = (body.number(PAYLOAD_OFFSET)?, body.number(PAYLOAD_LEN)?);
+        let at = body.number(PAYLOAD_CSUM_OFFSET).unwrap_or(0);
+        let checksum = match body.number(PAYLOAD_CSUM_TYPE).unwrap_or(0) {
+            0 if at == 0 => None,
+            PAYLOAD_CSUM_INET => Some(at),
+            _ => return None,
+        };
+        let flags = body.number(PAYLOAD_CSUM_FLAGS).unwrap_or(0);
+        let is_address = base == PayloadBase::Network && flags == PAYLOAD_L4CSUM_PSEUDOHDR;
+        return is_address.then_some(Expression::PayloadSet { from, offset, len, checksum });
+    }
     Some(Expression::Payload {
         into: body.register(PAYLOAD_DREG)?,
         base: PayloadBase::from_number(body.number(PAYLOAD_BASE)?)?,

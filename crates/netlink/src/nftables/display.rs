@@ -61,6 +61,7 @@ impl Display for Expression {
         f.write_str("[ ")?;
         match self {
             Expression::Payload { .. }
+            | Expression::PayloadSet { .. }
             | Expression::Meta { .. }
             | Expression::MetaSet { .. }
             | Expression::Ct { .. }
@@ -90,6 +91,9 @@ impl Expression {
                     PayloadBase::Transport => "transport",
                 };
                 write!(f, "payload load {len}b @ {base} header + {offset} => {into}")
+            }
+            Expression::PayloadSet { from, offset, len, .. } => {
+                write!(f, "payload write {from} => {len}b @ network header + {offset}")
             }
             Expression::Meta { into, key } => write!(f, "meta load {} => {into}", meta_name(*key)),
             Expression::MetaSet { from, key } => write!(f, "meta set {} with {from}", meta_name(*key)),

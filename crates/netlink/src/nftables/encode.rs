@@ -2,7 +2,7 @@
 //! bytes can be compared.
 
 use super::element::{put_value, put_verdict};
-use super::expression::{Bitwise, Expression, Register, Reject};
+use super::expression::{Bitwise, Expression, PayloadBase, Register, Reject};
 use super::numbers::*;
 use super::set::{SetRef, milliseconds};
 use crate::message::Writer;
@@ -11,7 +11,7 @@ impl Expression {
     /// The kernel's name for it.
     pub fn name(&self) -> &str {
         match self {
-            Expression::Payload { .. } => "payload",
+            Expression::Payload { .. } | Expression::PayloadSet { .. } => "payload",
             Expression::Meta { .. } | Expression::MetaSet { .. } => "meta",
             Expression::Ct { .. } | Expression::CtSet { .. } => "ct",
             Expression::Compare { .. } => "cmp",
@@ -49,6 +49,7 @@ impl Expression {
     fn encode_body(&self, w: &mut Writer<'_>) {
         match self {
             Expression::Payload { .. }
+            | Expression::PayloadSet { .. }
             | Expression::Meta { .. }
             | Expression::MetaSet { .. }
             | Expression::Ct { .. }
@@ -83,6 +84,15 @@ impl Expression {
                 w.put_be32(PAYLOAD_BASE, *base as u32);
                 w.put_be32(PAYLOAD_OFFSET, *offset);
                 w.put_be32(PAYLOAD_LEN, *len);
+            }
+            Expression::PayloadSet { from, offset, len, checksum } => {
+                register(w, PAYLOAD_SREG, *from);
+                w.put_be32(PAYLOAD_BASE, PayloadBase::Network as u32);
+                w.put_be32(PAYLOAD_OFFSET, *offset);
+                w.put_be32(PAYLOAD_LEN, *len);
+                w.put_be32(PAYLOAD_CSUM_TYPE, checksum.map_or(0, |_| PAYLOAD_CSUM_INET));
+                w.put_be32(PAYLOAD_CSUM_OFFSET, checksum.unwrap_or(0));
+                w.put_be32(PAYLOAD_CSUM_FLAGS, PAYLOAD_L4CSUM_PSEUDOHDR);
             }
             Expression::Meta { into, key } => {
                 w.put_be32(META_KEY, *key as u32);

@@ -355,6 +355,9 @@ pub enum Bitwise {
 pub enum Expression {
     /// Load bytes of the packet.
     Payload { into: Register, base: PayloadBase, offset: u32, len: u32 },
+    /// Write bytes of an address in the network header. `checksum` is where the header's own checksum
+    /// is, if it has one; those of TCP and UDP, which cover addresses, are put right as well.
+    PayloadSet { from: Register, offset: u32, len: u32, checksum: Option<u32> },
     /// Load what is known of the packet.
     Meta { into: Register, key: MetaKey },
     /// Set what is known of the packet.

@@ -8,6 +8,14 @@ pub(super) const PAYLOAD_DREG: u16 = 1;
 pub(super) const PAYLOAD_BASE: u16 = 2;
 pub(super) const PAYLOAD_OFFSET: u16 = 3;
 pub(super) const PAYLOAD_LEN: u16 = 4;
+pub(super) const PAYLOAD_SREG: u16 = 5;
+pub(super) const PAYLOAD_CSUM_TYPE: u16 = 6;
+pub(super) const PAYLOAD_CSUM_OFFSET: u16 = 7;
+pub(super) const PAYLOAD_CSUM_FLAGS: u16 = 8;
+/// The Internet's checksum, as IPv4's header has it.
+pub(super) const PAYLOAD_CSUM_INET: u32 = 1;
+/// What is written is part of the pseudo header that TCP's and UDP's checksums cover.
+pub(super) const PAYLOAD_L4CSUM_PSEUDOHDR: u32 = 1;
 
 pub(super) const META_DREG: u16 = 1;
 pub(super) const META_KEY: u16 = 2;

@@ -2,9 +2,11 @@
 //! around the server of crate `dns`.
 
 mod cluster;
+mod local;
 mod own;
 mod thread;
 
+pub(crate) use local::{Local, Options as LocalOptions, default_addresses};
 pub(crate) use own::Own;
 pub(crate) use thread::{Control, Names, Wanted};
 

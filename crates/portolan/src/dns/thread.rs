@@ -4,6 +4,7 @@
 //! the other: a server that ends for a reason of its own (it asks itself, it panics, an address is lost
 //! on a reload) is started again after a while, and routes go on meanwhile.
 
+use super::local::{Local, Options as LocalOptions};
 use super::own::{Own, OwnAndOthers};
 use crate::error::Error;
 use crate::run::Event;
@@ -13,9 +14,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use telemetry::{error, info};
 
 /// So many words to the server may wait.
@@ -28,6 +29,8 @@ const AGAIN_MAX: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) corefile: PathBuf,
+    /// It is to answer for the cluster DNS Service's address.
+    pub(crate) local: Option<LocalOptions>,
 }
 
 /// The server, understood and not yet at work.
@@ -35,6 +38,7 @@ pub(crate) struct Names {
     wanted: Wanted,
     instance: Instance,
     own: Arc<Own>,
+    local: Option<Arc<Local>>,
     control: Control,
     events: Receiver<instance::Event>,
 }
@@ -53,15 +57,29 @@ pub(crate) struct Control {
     ends: Arc<Mutex<Option<Signal>>>,
     /// It has ended because it asks itself.
     looped: Arc<AtomicBool>,
+    /// The way to it.
+    local: Arc<OnceLock<Arc<Local>>>,
 }
 
 impl Names {
     /// Reads the Corefile and finds out what it wants; opens nothing.
     pub(crate) fn prepare(wanted: Wanted, own: Arc<Own>) -> Result<Names, Error> {
         let (sender, events) = sync_channel(EVENTS_MAX);
-        let control = Control { events: sender, ends: Arc::default(), looped: Arc::default() };
+        let local = Arc::new(OnceLock::new());
+        let (ends, looped) = (Arc::default(), Arc::default());
+        let control = Control { events: sender, ends, looped, local };
         let instance = Instance::prepare(options(&wanted, &own, &control))?;
-        Ok(Names { wanted, instance, own, control, events })
+        Ok(Names { wanted, instance, own, local: None, control, events })
+    }
+
+    /// Makes the way from the cluster DNS Service's address to the server, if it is to answer for it.
+    pub(crate) fn open_way(&mut self) -> Result<Option<Arc<Local>>, Error> {
+        let Some(options) = self.wanted.local.clone() else { return Ok(None) };
+        let local = Arc::new(Local::open(options)?);
+        // It has not been set before.
+        let _ = self.control.local.set(local.clone());
+        self.local = Some(local.clone());
+        Ok(Some(local))
     }
 
     /// The way to tell it something.
@@ -74,7 +92,11 @@ impl Names {
     pub(crate) fn start(self, daemon: SyncSender<Event>) -> Result<Running, Error> {
         let control = self.control.clone();
         let work = move || {
+            let local = self.local.clone();
             let last = self.work();
+            if let Some(local) = local {
+                local.remove();
+            }
             // Without a daemon there is nobody to be told.
             let _ = daemon.send(last);
         };
@@ -85,11 +107,10 @@ impl Names {
 
     /// Serves until told to end.
     fn work(self) -> Event {
-        let Names { wanted, instance, own, control, events } = self;
+        let Names { wanted, instance, own, local, control, events } = self;
         let mut instance = Ok(instance);
         let (mut started, mut again) = (false, AGAIN_FIRST);
         loop {
-            let opened = control.clone();
             let served = instance.map(|instance| {
                 let served = catch_unwind(AssertUnwindSafe(|| instance.serve(&events)));
                 served.unwrap_or_else(|_| {
@@ -97,7 +118,7 @@ impl Names {
                     Ok(())
                 })
             });
-            let looped = opened.looped.swap(false, Ordering::SeqCst);
+            let looped = control.looped.swap(false, Ordering::SeqCst);
             if let Some(signal) = control.signal() {
                 return Event::Stop(signal);
             }
@@ -109,21 +130,51 @@ impl Names {
             }
             started = true;
             info!("names: starting again in {} s; routes go on", again.as_secs());
-            match events.recv_timeout(again) {
-                Ok(instance::Event::Reload) | Err(RecvTimeoutError::Timeout) => {}
-                Ok(_) | Err(RecvTimeoutError::Disconnected) => {
-                    return Event::Stop(control.signal().unwrap_or(Signal::SIGTERM));
-                }
+            if wait_again(&events, &control, again) == Err(RecvTimeoutError::Disconnected) {
+                return Event::Stop(Signal::SIGTERM);
+            }
+            if let Some(signal) = control.signal() {
+                return Event::Stop(signal);
             }
             again = (again * 2).min(AGAIN_MAX);
+            if let Some(local) = &local {
+                local.resume();
+            }
             instance = Instance::prepare(options(&wanted, &own, &control));
+        }
+    }
+}
+
+/// Waits until a server that has ended is to be started again. That it was to stop for a reason of its
+/// own may be said more than once.
+fn wait_again(
+    events: &Receiver<instance::Event>,
+    control: &Control,
+    patience: Duration,
+) -> Result<(), RecvTimeoutError> {
+    let until = Instant::now() + patience;
+    loop {
+        match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(instance::Event::StopNow) if control.signal().is_none() => {}
+            Ok(_) | Err(RecvTimeoutError::Timeout) => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
 }
 
 fn options(wanted: &Wanted, own: &Arc<Own>, control: &Control) -> Options {
     let corefile = Source::File(wanted.corefile.clone());
-    let options = Options::new(corefile, Arc::new(OwnAndOthers(own.clone())));
+    let mut options = Options::new(corefile, Arc::new(OwnAndOthers(own.clone())));
+    if let Some(local) = &wanted.local {
+        options.listen = local.addresses().to_vec();
+        options.patient = true;
+        let way = control.local.clone();
+        options.farewell = Some(Arc::new(move || {
+            if let Some(local) = way.get() {
+                local.withdraw();
+            }
+        }));
+    }
     let control = control.clone();
     let on_loop = move || {
         control.looped.store(true, Ordering::SeqCst);

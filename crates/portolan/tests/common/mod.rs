@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub(crate) mod dns;
+pub(crate) mod local;
 
 use lab::{Host, Lab, Node, Process, Protocol, Server};
 use std::fs;

@@ -17,6 +17,7 @@ use crate::udp::Udp;
 use crate::version::Version;
 use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -282,12 +283,16 @@ impl Instance {
     fn open(&mut self, events: Option<&Receiver<Event>>) -> Result<bool, Error> {
         let Some(configuration) = self.prepared.take() else { return Ok(true) };
         let patience = (!self.options.patient).then_some(configuration.process.startup_patience);
-        let patience = Patience { until: patience.map(|patience| Instant::now() + patience), events };
+        let until = patience.map(|patience| Instant::now() + patience);
+        let patience = Patience { until, events, again: Cell::new(false) };
         if !self.put_in_force(configuration, &patience)? {
             return Ok(false);
         }
         if !self.options.quiet {
             self.tell();
+        }
+        if patience.again.get() {
+            self.reload(true);
         }
         Ok(true)
     }
@@ -366,7 +371,8 @@ impl Instance {
             true => RELOAD_PATIENCE,
             false => configuration.process.startup_patience,
         };
-        let patience = Patience { until: Some(Instant::now() + patience), events: None };
+        let until = Some(Instant::now() + patience);
+        let patience = Patience { until, events: None, again: Cell::new(false) };
         self.put_in_force(configuration, &patience).map(|_| ())
     }
 
@@ -547,6 +553,8 @@ struct Patience<'e> {
     until: Option<Instant>,
     /// Where we may be told to stop.
     events: Option<&'e Receiver<Event>>,
+    /// We were told to read the Corefile again meanwhile.
+    again: Cell<bool>,
 }
 
 /// What became of waiting.
@@ -570,8 +578,8 @@ impl Patience<'_> {
                 Some(Ok(Event::Stop | Event::StopNow) | Err(RecvTimeoutError::Disconnected)) => {
                     return Waited::Stop;
                 }
-                // There is nothing that a reload could change yet.
-                Some(Ok(Event::Reload) | Err(RecvTimeoutError::Timeout)) => {}
+                Some(Ok(Event::Reload)) => self.again.set(true),
+                Some(Err(RecvTimeoutError::Timeout)) => {}
             }
         }
     }

@@ -187,6 +187,7 @@ mod tests {
                 cluster: serving.iter().map(backend).collect(),
                 local: Arc::from([]),
                 serving: serving.iter().map(backend).collect(),
+                aside: Arc::from([]),
                 frontends: Box::new([
                     frontend(FrontendKind::ClusterIp, At::Address("10.96.0.10".parse().unwrap(), 53)),
                     frontend(FrontendKind::NodePort, At::NodePort(30053)),

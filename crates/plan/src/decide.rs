@@ -1,5 +1,6 @@
 //! From one Service and its endpoints to its rules.
 
+use crate::aside::{Aside, is_off};
 use crate::claims::{ClaimKey, Claims, asked, ports as ports_of};
 use crate::endpoints::{Candidates, Pools, Wanted, weight};
 use crate::{
@@ -23,6 +24,7 @@ pub(crate) fn service_rules(
     cluster: &Cluster,
     node: &NodeRules,
     claims: &Claims,
+    aside: &Aside,
     service: &Service,
 ) -> ServiceRules {
     let mut contested = Vec::new();
@@ -36,6 +38,8 @@ pub(crate) fn service_rules(
             _ => held.push((index, kind, key)),
         }
     }
+    let nobody = Aside::default();
+    let aside = if is_off(&service.annotations) { &nobody } else { aside };
     let families =
         || Family::ALL.into_iter().filter(|f| service.cluster_ips.iter().any(|ip| Family::of(*ip) == *f));
     let mut ports = Vec::new();
@@ -43,7 +47,7 @@ pub(crate) fn service_rules(
         for family in families() {
             let held = held.iter().filter(|(i, _, key)| *i == index && is_of(key.at, family));
             let held: Vec<_> = held.map(|(_, kind, key)| (*kind, key.at)).collect();
-            ports.push(port_rules(cluster, node, service, port, family, &held));
+            ports.push(port_rules(cluster, node, aside, service, (port, family), &held));
         }
     }
     ServiceRules {
@@ -65,9 +69,9 @@ fn is_of(at: At, family: Family) -> bool {
 fn port_rules(
     cluster: &Cluster,
     node: &NodeRules,
+    aside: &Aside,
     service: &Service,
-    port: &ServicePort,
-    family: Family,
+    (port, family): (&ServicePort, Family),
     held: &[(FrontendKind, At)],
 ) -> PortRules {
     let external = held.iter().any(|(kind, _)| *kind != FrontendKind::ClusterIp);
@@ -82,6 +86,7 @@ fn port_rules(
     let slices = cluster.slices(&service.name).map(|s| &**s);
     let key = (&*port.name, port.protocol);
     let pools = Candidates::of(slices, key, family, node, weight(&service.annotations)).pools(node, wanted);
+    let (pools, left_out) = pools.without(port.protocol, aside);
     let sources = sources(service, node, family);
     let frontends = held
         .iter()
@@ -99,6 +104,7 @@ fn port_rules(
         cluster: pools.cluster,
         local: pools.local,
         serving: pools.serving,
+        aside: left_out,
         frontends,
     }
 }

@@ -1,6 +1,6 @@
 //! Which endpoints a port of a Service has, and which of them which traffic uses.
 
-use crate::{Backend, NodeRules, Pool};
+use crate::{Aside, Backend, NodeRules, Pool};
 use model::{Conditions, Endpoint, Family, Hints, Protocol, Slice};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -40,6 +40,32 @@ pub(crate) struct Pools {
     pub(crate) local: Pool,
     pub(crate) serving: Pool,
     pub(crate) any: bool,
+}
+
+impl Pools {
+    /// The same without those that are set aside, and who that is. Who is out of every pool that it was
+    /// in does not serve either: flows to it are forgotten.
+    pub(crate) fn without(self, protocol: Protocol, aside: &Aside) -> (Pools, Pool) {
+        if aside.is_empty() {
+            return (self, no_backends());
+        }
+        let Pools { cluster, local, serving, any } = self;
+        let mut out = Vec::new();
+        let cluster = aside.thin(protocol, cluster, &mut out);
+        let local = aside.thin(protocol, local, &mut out);
+        if out.is_empty() {
+            return (Pools { cluster, local, serving, any }, no_backends());
+        }
+        out.sort_unstable();
+        out.dedup();
+        let gone = |b: &Backend| out.contains(b) && !cluster.contains(b) && !local.contains(b);
+        let serving = if serving.iter().any(gone) {
+            serving.iter().filter(|b| !gone(b)).copied().collect()
+        } else {
+            serving
+        };
+        (Pools { cluster, local, serving, any }, Pool::from(out))
+    }
 }
 
 /// Which pools anybody asks for.

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod aside;
 mod claims;
 mod decide;
 mod endpoints;
@@ -15,8 +16,9 @@ mod planner;
 mod rules;
 mod trace;
 
+pub use aside::{Aside, BackendKey};
 pub use node::{DetectLocal, LocalSources, NodePortAddresses, NodeRules, Settings};
-pub use planner::{Delta, Planner, rules};
+pub use planner::{Delta, Planner, rules, rules_beside};
 pub use rules::{
     At, Backend, Contested, Frontend, FrontendKind, HealthCheck, Masquerade, Pool, PoolKind, PortRules,
     Rules, ServiceRules, Target,

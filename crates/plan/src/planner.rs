@@ -2,13 +2,18 @@
 
 use crate::claims::{ClaimKey, Claims, asked, had_asked};
 use crate::decide::{is_routed, service_rules};
-use crate::{NodeRules, Rules, ServiceRules, Settings};
+use crate::{Aside, BackendKey, NodeRules, Rules, ServiceRules, Settings};
 use model::{ByName, Cluster, Named, ObjectName, Touched};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The whole plan: the specification of what [`Planner`] does piecemeal.
 pub fn rules(cluster: &Cluster, settings: &Settings) -> Rules {
+    rules_beside(cluster, settings, &Aside::default())
+}
+
+/// The same while backends are set aside.
+pub fn rules_beside(cluster: &Cluster, settings: &Settings, aside: &Aside) -> Rules {
     let node = NodeRules::new(cluster, settings);
     let mut claims = Claims::default();
     for service in cluster.services().filter(|s| is_routed(s)) {
@@ -17,8 +22,9 @@ pub fn rules(cluster: &Cluster, settings: &Settings) -> Rules {
         }
     }
     let services = cluster.services().filter(|s| is_routed(s));
-    let services =
-        services.map(|s| (s.name.clone(), Arc::new(service_rules(cluster, &node, &claims, s)))).collect();
+    let services = services
+        .map(|s| (s.name.clone(), Arc::new(service_rules(cluster, &node, &claims, aside, s))))
+        .collect();
     Rules { node, services }
 }
 
@@ -37,6 +43,7 @@ pub struct Planner {
     settings: Settings,
     node: NodeRules,
     claims: Claims,
+    aside: Aside,
     services: ByName<Arc<ServiceRules>>,
 }
 
@@ -50,7 +57,13 @@ impl Planner {
     /// The plan of a cluster that is empty.
     pub fn new(settings: Settings) -> Planner {
         let node = NodeRules::new(&Cluster::new(), &settings);
-        Planner { settings, node, claims: Claims::default(), services: ByName::default() }
+        Planner {
+            settings,
+            node,
+            claims: Claims::default(),
+            aside: Aside::default(),
+            services: ByName::default(),
+        }
     }
 
     /// What holds for all Services.
@@ -86,6 +99,36 @@ impl Planner {
         work.into_iter().filter_map(|name| self.decide(cluster, &name)).collect()
     }
 
+    /// Who is set aside.
+    pub fn aside(&self) -> &Aside {
+        &self.aside
+    }
+
+    /// From now on these are set aside and no others; says what changed in the plan.
+    pub fn set_aside(&mut self, cluster: &Cluster, aside: Aside) -> Vec<Delta> {
+        let before = std::mem::replace(&mut self.aside, aside);
+        // Where more are aside than may be left out, another's turn may come.
+        let concerned = |key: &BackendKey| before.contains(key) || self.aside.contains(key);
+        let mut work = BTreeSet::new();
+        for rules in self.services.iter() {
+            let mut is_concerned = false;
+            rules.each_backend(|key, _| is_concerned |= concerned(&key));
+            if is_concerned {
+                work.insert(rules.name.clone());
+            }
+        }
+        work.into_iter().filter_map(|name| self.decide(cluster, &name)).collect()
+    }
+
+    /// Shows each backend of each Service that does not keep all of its own; see
+    /// [`ServiceRules::each_backend`].
+    pub fn each_backend(&self, mut visit: impl FnMut(BackendKey, &[crate::Backend])) {
+        self.services
+            .iter()
+            .filter(|rules| !rules.keeps_all())
+            .for_each(|rules| rules.each_backend(&mut visit));
+    }
+
     /// Replaces a Service's claims, and notes whom that may concern. The rules that were made last say
     /// what it had claimed.
     fn claim(&mut self, cluster: &Cluster, name: &ObjectName, concerned: &mut BTreeSet<ObjectName>) {
@@ -107,7 +150,8 @@ impl Planner {
 
     fn decide(&mut self, cluster: &Cluster, name: &ObjectName) -> Option<Delta> {
         let service = cluster.service(name).filter(|s| is_routed(s));
-        let after = service.map(|s| Arc::new(service_rules(cluster, &self.node, &self.claims, s)));
+        let after =
+            service.map(|s| Arc::new(service_rules(cluster, &self.node, &self.claims, &self.aside, s)));
         let before = match &after {
             Some(after) => self.services.insert(after.clone()),
             None => self.services.remove(name.words()),

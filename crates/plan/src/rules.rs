@@ -47,6 +47,8 @@ pub struct PortRules {
     /// UDP and SCTP only: all backends that still answer, also those that are leaving. Flows to
     /// others are forgotten.
     pub serving: Pool,
+    /// Those that are left out of a pool because they do not answer.
+    pub aside: Pool,
     /// Where clients find it.
     pub frontends: Box<[Frontend]>,
 }

@@ -1,7 +1,7 @@
 //! The plan kept up to date change by change is the plan made from nothing, for any history.
 
 use model::*;
-use plan::{Planner, Settings, rules};
+use plan::{Aside, BackendKey, Planner, Settings, rules, rules_beside};
 use proptest::prelude::*;
 use sample::{change, settings};
 use std::collections::HashMap;
@@ -32,6 +32,49 @@ proptest! {
             let whole = rules(&cluster, &settings);
             prop_assert_eq!(&planner.rules(), &whole);
             prop_assert_eq!(told.clone().into_iter().collect::<std::collections::BTreeMap<_, _>>(), whole.services);
+        }
+    }
+
+    /// The same while backends are set aside and come back; nobody loses more than half of a pool.
+    #[test]
+    fn incremental_is_whole_beside(
+        settings in settings(),
+        history in proptest::collection::vec((change(), proptest::collection::vec((20u8..26, any::<bool>()), 0..4)), 1..30),
+    ) {
+        let mut cluster = Cluster::new();
+        let mut planner = Planner::new(settings.clone());
+        let mut told = std::collections::BTreeMap::new();
+        for (change, aside) in history {
+            let key = |(n, udp)| match udp {
+                false => BackendKey { protocol: Protocol::Tcp, at: ([10, 1, 0, n], 8080).into() },
+                true => BackendKey { protocol: Protocol::Udp, at: ([10, 1, 0, n], 53).into() },
+            };
+            let aside: Aside = aside.into_iter().map(key).collect();
+            let touched = cluster.apply(change);
+            let mut deltas = planner.update(&cluster, &touched);
+            deltas.extend(planner.set_aside(&cluster, aside.clone()));
+            for delta in deltas {
+                let name = delta.before.as_ref().or(delta.after.as_ref()).map(|r| r.name.clone()).unwrap();
+                let was = match delta.after {
+                    Some(after) => told.insert(name, after),
+                    None => told.remove(&name),
+                };
+                prop_assert_eq!(was, delta.before);
+            }
+            let whole = rules_beside(&cluster, &settings, &aside);
+            prop_assert_eq!(&planner.rules(), &whole);
+            prop_assert_eq!(&told, &whole.services);
+            // Against the plan in which nobody is.
+            let full = rules(&cluster, &settings);
+            for (with, without) in whole.services.values().zip(full.services.values()) {
+                for (with, without) in with.ports.iter().zip(&without.ports) {
+                    for (with, without) in [(&with.cluster, &without.cluster), (&with.local, &without.local)] {
+                        prop_assert!(2 * with.len() >= without.len());
+                        prop_assert!(with.iter().all(|backend| without.contains(backend)));
+                    }
+                    prop_assert_eq!(&with.frontends, &without.frontends);
+                }
+            }
         }
     }
 

@@ -24,13 +24,14 @@ const PURE_FOREIGN: Option<&[&str]> = Some(&["serde", "thiserror", "sha2", "hash
 const ARROWS: &[Arrow] = &[
     Arrow { from: "model", to: &[], foreign: PURE_FOREIGN },
     Arrow { from: "plan", to: &["model"], foreign: PURE_FOREIGN },
+    Arrow { from: "aside", to: &["plan"], foreign: PURE_FOREIGN },
     Arrow { from: "wire", to: &[], foreign: PURE_FOREIGN },
     Arrow { from: "names", to: &["model", "wire"], foreign: PURE_FOREIGN },
     Arrow { from: "netlink", to: &[], foreign: None },
     Arrow { from: "telemetry", to: &[], foreign: None },
     Arrow { from: "config", to: &["model", "plan"], foreign: None },
     Arrow { from: "watch", to: &["model"], foreign: None },
-    Arrow { from: "dataplane", to: &["model", "netlink", "plan", "telemetry"], foreign: None },
+    Arrow { from: "dataplane", to: &["aside", "model", "netlink", "plan", "telemetry"], foreign: None },
     Arrow { from: "dns", to: &["config", "model", "names", "telemetry", "wire"], foreign: None },
     Arrow { from: "sample", to: &["model", "plan"], foreign: None },
     Arrow { from: "scenario", to: &["config", "dataplane", "lab", "model", "plan", "watch"], foreign: None },
@@ -38,6 +39,7 @@ const ARROWS: &[Arrow] = &[
     Arrow {
         from: "portolan",
         to: &[
+            "aside",
             "config",
             "dataplane",
             "dns",

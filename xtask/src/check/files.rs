@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Crates without I/O, clock and threads.
-const PURE_CRATES: &[&str] = &["model", "plan", "names", "wire"];
+const PURE_CRATES: &[&str] = &["model", "plan", "aside", "names", "wire"];
 /// So named files are pure in every crate, and so are the files in directories of these names.
 const PURE_FILES: &[&str] = &["image", "steps"];
 /// Paths, and what is below them, that pure code does not name.

@@ -7,6 +7,7 @@
 
 pub mod conntrack;
 mod error;
+pub mod evidence;
 pub mod iptables;
 pub mod ipvs;
 pub mod nftables;

@@ -362,6 +362,21 @@ pub fn elements<S>(
     Err(Error { doing: doing.to_string(), cause: Cause::Restless })
 }
 
+/// Shows the elements of a set as one pass finds them, for whoever looks again soon: while the set
+/// grows or shrinks some may be shown twice, others not at all.
+pub fn peek_elements(
+    socket: &mut Socket<Netfilter>,
+    table: Table<'_>,
+    set: &str,
+    mut visit: impl FnMut(Element<'_>),
+) -> Result<(), Error> {
+    let mut request = Messages::one(kind::GET_ELEMENT, 0, &table.family.header(), |w| {
+        put_list_head(w, table, &set.into());
+    });
+    let doing = format_args!("look at the elements of nftables set {table} {set}");
+    socket.dump_into(&doing, &mut request, || (), |(), message| each_element(&message, &mut visit))
+}
+
 /// Which elements a read has shown. By hash, eight bytes an element; another hash each time, so
 /// that two keys that share one do not do so again.
 #[derive(Default)]

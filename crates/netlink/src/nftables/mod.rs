@@ -24,7 +24,7 @@ pub mod userdata;
 
 pub use batch::Batch;
 pub use chain::{Base, Chain, ChainInfo, ChainKind, Hook, Policy, chains};
-pub use element::{Data, Element, ElementWriter, elements, get_element};
+pub use element::{Data, Element, ElementWriter, elements, get_element, peek_elements};
 pub use expression::{
     Bitwise, CtDirection, CtKey, DynsetOperation, Expression, FibResult, MetaKey, NatKind, NumgenKind,
     Operator, PayloadBase, Register, Reject, SocketKey, Verdict,

@@ -33,7 +33,7 @@ pub use meant::{
     Client, Configuration, Conntrack, DetectLocal, IpTables, Ipvs, Logging, Mode, NfTables,
     NodePortAddresses, NotAMode, Periods,
 };
-pub use portolan::{DrainLimit, IpvsAddresses, PortolanConfiguration, PortolanIpvs, PortolanNames};
+pub use portolan::{DrainLimit, IpvsAddresses, PortolanConfiguration, PortolanIpvs, PortolanNames, SetAside};
 pub use quantity::Quantity;
 pub use settings::settings;
 pub use v1alpha1::{

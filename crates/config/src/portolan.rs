@@ -2,7 +2,7 @@
 //!
 //! It is ours alone, so nothing in it is passed over: an unknown field is an error.
 
-use crate::decode::{Field, Findings, fields};
+use crate::decode::{Field, Findings, fields, read_map};
 use crate::duration::GoDuration;
 use crate::tree::{FieldPath, Tree};
 use serde_json::Value;
@@ -22,9 +22,16 @@ pub struct PortolanConfiguration {
     pub ipvs: PortolanIpvs,
     /// `names`.
     pub names: PortolanNames,
+    /// `setAside`.
+    pub set_aside: SetAside,
 }
 
-fields!(PortolanConfiguration { checkpoint: "checkpoint", ipvs: "ipvs", names: "names" });
+fields!(PortolanConfiguration {
+    checkpoint: "checkpoint",
+    ipvs: "ipvs",
+    names: "names",
+    set_aside: "setAside",
+});
 
 /// `names`: the DNS server in the same process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +55,74 @@ fields!(PortolanNames {
     cluster_ips: "clusterIPs",
     addresses: "addresses",
 });
+
+/// `setAside`: what becomes of backends that do not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// `enabled`: they are set aside.
+    pub enabled: bool,
+    /// `probeTimeout`: how long a backend under suspicion has for an answer.
+    pub probe_timeout: GoDuration,
+    /// `hold`: how long one stays aside that was aside before; twice as long each time.
+    pub hold: GoDuration,
+    /// `holdMax`: and at most.
+    pub hold_max: GoDuration,
+}
+
+impl Default for SetAside {
+    fn default() -> SetAside {
+        SetAside {
+            enabled: true,
+            probe_timeout: GoDuration::from_nanoseconds(75_000_000),
+            hold: GoDuration::from_seconds(5),
+            hold_max: GoDuration::from_seconds(300),
+        }
+    }
+}
+
+/// Between these a time for an answer makes sense: no network is so quick, no client so patient.
+const PROBE_TIMEOUT_MIN: GoDuration = GoDuration::from_nanoseconds(10_000_000);
+const PROBE_TIMEOUT_MAX: GoDuration = GoDuration::from_seconds(2);
+/// Nobody should be away for longer because of what once was.
+const HOLD_MAX_MAX: GoDuration = GoDuration::from_seconds(3600);
+
+impl Field for SetAside {
+    fn read(&mut self, tree: &Tree, at: &FieldPath, findings: &mut Findings) {
+        read_map(tree, at, findings, &mut |name, tree, at, findings| {
+            match name {
+                "enabled" => self.enabled.read(tree, at, findings),
+                "probeTimeout" => self.probe_timeout.read(tree, at, findings),
+                "hold" => self.hold.read(tree, at, findings),
+                "holdMax" => self.hold_max.read(tree, at, findings),
+                _ => return false,
+            }
+            true
+        });
+        let SetAside { enabled: _, probe_timeout, hold, hold_max } = *self;
+        for (field, value, least, most) in [
+            ("probeTimeout", probe_timeout, PROBE_TIMEOUT_MIN, PROBE_TIMEOUT_MAX),
+            ("hold", hold, GoDuration::ZERO, hold_max),
+            ("holdMax", hold_max, GoDuration::ZERO, HOLD_MAX_MAX),
+        ] {
+            if value < least || value > most {
+                let at = at.field(field);
+                findings.errors.push(format!("{at}: {value} is not between {least} and {most}"));
+            }
+        }
+    }
+
+    fn write(&self) -> Option<Value> {
+        let SetAside { enabled, probe_timeout, hold, hold_max } = self;
+        let fields = [
+            ("enabled", enabled.write()),
+            ("probeTimeout", probe_timeout.write()),
+            ("hold", hold.write()),
+            ("holdMax", hold_max.write()),
+        ];
+        let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Some(Value::Object(fields.collect()))
+    }
+}
 
 /// `ipvs`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use config::{
     Configuration, DetectLocal, IpvsAddresses, KubeProxyConfiguration, Loaded, Mode, NodePortAddresses,
-    Periods, load, parse,
+    Periods, SetAside, load, parse,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -419,7 +419,23 @@ fn our_own_document() {
     assert_eq!(drained("").unwrap().to_string(), "15m0s");
     assert_eq!(drained("ipvs: {drainLimit: 90s}").unwrap().to_string(), "1m30s");
     assert_eq!(drained("ipvs: {drainLimit: 0s}").unwrap().to_string(), "0s");
+    let aside =
+        |text: &str| read(&format!("{HEAD}---\n{ours}{text}")).map(|loaded| loaded.portolan.set_aside);
+    assert_eq!(aside("").unwrap(), SetAside::default());
+    assert!(!aside("setAside: {enabled: false}").unwrap().enabled);
+    let changed = aside("setAside: {probeTimeout: 200ms, hold: 1s, holdMax: 2m}").unwrap();
+    assert_eq!(changed.probe_timeout.to_string(), "200ms");
+    assert_eq!((changed.hold.to_string(), changed.hold_max.to_string()), ("1s".into(), "2m0s".into()));
     let cases = [
+        (
+            "setAside: {hold: 10m}",
+            "FILE: PortolanConfiguration.setAside.hold: 10m0s is not between 0s and 5m0s",
+        ),
+        (
+            "setAside: {probeTimeout: 1ms}",
+            "FILE: PortolanConfiguration.setAside.probeTimeout: 1ms is not between 10ms and 2s",
+        ),
+        ("setAside: {on: true}", "FILE: unknown field PortolanConfiguration.setAside.on"),
         ("ipvs: {drainLimit: -1s}", "FILE: PortolanConfiguration.ipvs.drainLimit: -1s is less than nothing"),
         ("ipvs: {adresses: routes}", "FILE: unknown field PortolanConfiguration.ipvs.adresses"),
         (

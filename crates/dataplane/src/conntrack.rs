@@ -8,7 +8,7 @@
 
 use crate::Error;
 use model::{Family, Protocol};
-use netlink::conntrack::{self, Detail, Filter, IpVersion};
+use netlink::conntrack::{self, Detail, Ends, Filter, IpVersion, Masked, STATUS_SEEN_REPLY};
 use netlink::{Netfilter, Route, Socket};
 use plan::{At, Delta, NodeRules, PortRules, ServiceRules};
 use std::collections::{HashMap, HashSet};
@@ -137,6 +137,41 @@ pub fn forget(suspects: &Suspects, node: &NodeRules) -> Result<usize, Error> {
         return Ok(0);
     }
     Ok(conntrack::forget(&mut socket, &stale)?)
+}
+
+/// Forgets TCP connections that were sent to one of these backends and have seen no answer, and says
+/// how many there were. The others are not touched.
+pub fn forget_unanswered(backends: &[SocketAddr]) -> Result<usize, Error> {
+    if backends.is_empty() {
+        return Ok(0);
+    }
+    let mut socket: Socket<Netfilter> = Socket::open()?;
+    let wanted: HashSet<_> = backends.iter().copied().collect();
+    let mut unanswered = Vec::new();
+    for version in [IpVersion::V4, IpVersion::V6] {
+        let mut own = wanted.iter().filter(|at| IpVersion::of(at.ip()) == version);
+        let Some(first) = own.next() else { continue };
+        let mut filter = Filter {
+            version: Some(version),
+            protocol: Some(Protocol::Tcp.number()),
+            status: Some(Masked { mask: STATUS_SEEN_REPLY, value: 0 }),
+            ..Filter::default()
+        };
+        // One alone the kernel finds by itself.
+        if own.next().is_none() {
+            filter.reply =
+                Ends { source: Some(first.ip()), source_port: Some(first.port()), ..Ends::default() };
+        }
+        let flows = conntrack::flows(&mut socket, &filter)?.into_iter();
+        unanswered.extend(flows.filter(|flow| {
+            read(flow, Protocol::Tcp)
+                .is_some_and(|flow| flow.destination != flow.backend && wanted.contains(&flow.backend))
+        }));
+    }
+    if unanswered.is_empty() {
+        return Ok(0);
+    }
+    Ok(conntrack::forget(&mut socket, &unanswered)?)
 }
 
 fn own_addresses() -> Result<HashSet<IpAddr>, Error> {

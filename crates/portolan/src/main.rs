@@ -1,6 +1,7 @@
 //! The binary: arguments in, one subcommand out. What each does is in the module of its name.
 #![forbid(unsafe_code)]
 
+mod aside;
 mod bench;
 mod checkpoint;
 mod cleanup;

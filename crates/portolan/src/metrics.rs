@@ -4,6 +4,7 @@
 //! Nothing here grows with the number of Services: what is counted over all of them is kept as a
 //! [`Tally`] that changes with each change of the plan.
 
+use aside::{Aside, Turn, Why};
 use dataplane::Mode;
 use model::Family;
 use plan::{Delta, FrontendKind, ServiceRules, Target};
@@ -42,6 +43,9 @@ pub(crate) struct Metrics {
     repairs: Counter,
     from_checkpoint: Gauge,
     change: Histogram,
+    aside: Gauge,
+    set_aside: [(Why, Counter); 3],
+    back: Counter,
 }
 
 const NO_LOCAL: (&str, &str) = (
@@ -109,8 +113,28 @@ impl Metrics {
                 &[],
                 &exponential(0.0001, 2.0, 16),
             ),
+            aside: gauge("portolan_backends_aside", "Backends that are set aside because they do not answer"),
+            set_aside: Why::ALL.map(|why| {
+                let help = "How often backends were set aside, by what was wrong with them";
+                (why, registry.counter("portolan_set_aside_total", help, &[("why", why.name())]))
+            }),
+            back: counter("portolan_back_total", "How often backends that were set aside came back"),
             registry,
         }
+    }
+
+    /// Backends were set aside or came back, and now so many are aside.
+    pub(crate) fn turned(&self, turns: &[Turn], aside: usize) {
+        for turn in turns {
+            match turn {
+                Turn::Aside(Aside { why, .. }) => {
+                    let of = self.set_aside.iter().filter(|(other, _)| other == why);
+                    of.for_each(|(_, counter)| counter.increment());
+                }
+                Turn::Back(_) => self.back.increment(),
+            }
+        }
+        self.aside.count(aside);
     }
 
     /// Takes in what a source told.

@@ -41,6 +41,8 @@ pub(crate) struct Prepared {
     pub(crate) settings: Settings,
     pub(crate) mode: Mode,
     pub(crate) options: PlaneOptions,
+    /// When backends that do not answer are set aside, if they are.
+    pub(crate) aside: Option<aside::Thresholds>,
 }
 
 impl Prepared {
@@ -90,6 +92,7 @@ pub(crate) fn prepare(
     let mode = choose_mode(mode.unwrap_or(configuration.mode), preferred, &options)?;
     let settings =
         config::settings(&configuration, configured(mode), Name::from(node_name), interface_addresses()?);
+    let aside = thresholds(&ours.set_aside);
     let checkpoint = Some(ours.checkpoint).filter(|file| !file.is_empty()).map(PathBuf::from);
     let local = ours.names.local.then(|| LocalOptions::read(&ours.names, &options.families)).transpose()?;
     if ours.names.corefile.is_empty() && local.is_some() {
@@ -97,7 +100,13 @@ pub(crate) fn prepare(
     }
     let names = Some(ours.names.corefile).filter(|file| !file.is_empty());
     let names = names.map(|corefile| Wanted { corefile: corefile.into(), local });
-    Ok(Prepared { configuration, typed, checkpoint, names, settings, mode, options })
+    Ok(Prepared { configuration, typed, checkpoint, names, settings, mode, options, aside })
+}
+
+fn thresholds(configured: &config::SetAside) -> Option<aside::Thresholds> {
+    let config::SetAside { enabled, probe_timeout, hold, hold_max } = *configured;
+    let (probe, hold, hold_max) = (probe_timeout.time(), hold.time(), hold_max.time());
+    enabled.then_some(aside::Thresholds { probe, hold, hold_max })
 }
 
 pub(crate) fn mode(text: &str) -> Result<config::Mode, config::NotAMode> {

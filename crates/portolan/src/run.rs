@@ -1,6 +1,9 @@
 //! `portolan run`: the daemon. One loop, one enum of what can happen; the cluster, the plan and the
 //! plane belong to it alone.
 
+mod aside;
+
+use crate::aside::{Lookout, News};
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::node;
@@ -42,6 +45,9 @@ pub(crate) struct Arguments {
     /// Answer for the cluster DNS Service's address on this node
     #[arg(long)]
     names_local: bool,
+    /// Whether backends that do not answer are set aside, whatever the configuration says: on or off
+    #[arg(long, value_name = "WHETHER", value_parser = ["on", "off"])]
+    set_aside: Option<String>,
     #[command(flatten)]
     node: node::NodeArguments,
     /// How much to tell: 2 tells of every change
@@ -67,6 +73,8 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 pub(crate) enum Event {
     /// The cluster changed.
     Changes(Batch),
+    /// Something was seen of backends that do not answer.
+    Aside(News),
     /// We are to stop.
     Stop(Signal),
     /// We cannot go on.
@@ -75,8 +83,18 @@ pub(crate) enum Event {
 
 /// Runs the daemon.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let Arguments { manifests, kubeconfig, master, checkpoint, dns, names_local, node, verbosity, format } =
-        arguments;
+    let Arguments {
+        manifests,
+        kubeconfig,
+        master,
+        checkpoint,
+        dns,
+        names_local,
+        set_aside,
+        node,
+        verbosity,
+        format,
+    } = arguments;
     telemetry::log::set_up(verbosity, format == "json");
     let prepared = node.prepare_with(|loaded| {
         let names = &mut loaded.ours.names;
@@ -84,6 +102,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
             names.corefile = corefile.to_string_lossy().into_owned();
         }
         names.local |= names_local;
+        if let Some(whether) = set_aside {
+            loaded.ours.set_aside.enabled = whether == "on";
+        }
     })?;
     let configured = &prepared.configuration;
     let from = match manifests {
@@ -133,9 +154,14 @@ pub(crate) struct Daemon {
     meanwhile: Touched,
     /// Who makes names of the cluster, if anybody does.
     publisher: Option<Publisher>,
+    /// Who watches for backends that do not answer, if anybody does.
+    lookout: Option<Lookout>,
+    /// What that one told while changes were taken in.
+    news: Vec<News>,
 }
 
 impl Daemon {
+    #[expect(clippy::too_many_arguments, reason = "all that belongs to the loop")]
     pub(crate) fn new(
         mode: Mode,
         plane: Plane,
@@ -144,6 +170,7 @@ impl Daemon {
         floor: Duration,
         observer: Observer,
         checkpoint: Option<Checkpoint>,
+        lookout: Option<Lookout>,
     ) -> Daemon {
         let now = Instant::now();
         Daemon {
@@ -167,6 +194,8 @@ impl Daemon {
             unconfirmed: HashSet::new(),
             meanwhile: Touched::default(),
             publisher: None,
+            lookout,
+            news: Vec::new(),
         }
     }
 
@@ -181,12 +210,22 @@ impl Daemon {
         loop {
             let wake = self.repair.map_or(self.look, |repair| repair.min(self.look));
             let wake = self.due().map_or(wake, |due| due.min(wake));
+            let lookout = self.lookout.as_ref().and_then(Lookout::next);
+            let wake = lookout.map_or(wake, |next| next.min(wake));
             match events.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(Event::Changes(batch)) => {
                     if let Some(last) = self.changes(batch, events) {
                         return end(last);
                     }
+                    self.hear();
                     // However many come, there is time for the rest.
+                    if Instant::now() >= wake {
+                        self.tick();
+                    }
+                }
+                Ok(Event::Aside(news)) => {
+                    self.news.push(news);
+                    self.hear();
                     if Instant::now() >= wake {
                         self.tick();
                     }
@@ -215,6 +254,7 @@ impl Daemon {
                     loaded |= self.take(batch, &mut touched);
                     taken += 1;
                 }
+                Ok(Event::Aside(news)) => self.news.push(news),
                 Ok(event) => {
                     last = Some(event);
                     break;
@@ -328,6 +368,10 @@ impl Daemon {
         let deltas = self.planner.update(&self.cluster, &all);
         self.tell(&deltas);
         drop(deltas);
+        if let Some(lookout) = &mut self.lookout {
+            lookout.adopt(&self.planner);
+            self.planner.set_aside(&self.cluster, lookout.aside());
+        }
         self.synced = true;
         if !self.reconcile("start") {
             return;
@@ -368,8 +412,9 @@ impl Daemon {
             return;
         }
         let node = self.planner.node().clone();
-        let deltas = self.planner.update(&self.cluster, touched);
+        let mut deltas = self.planner.update(&self.cluster, touched);
         self.tell(&deltas);
+        deltas.extend(self.prune(&deltas));
         if node != *self.planner.node() {
             // What holds for the node is in the program itself, not in its tables.
             self.reconcile("the node changed");
@@ -465,6 +510,7 @@ impl Daemon {
     }
 
     fn tick(&mut self) {
+        self.watch();
         let now = Instant::now();
         if self.repair.is_some_and(|repair| repair <= now) {
             self.reconcile("retry");
@@ -543,7 +589,7 @@ fn end(last: Event) -> Result<(), Error> {
             Ok(())
         }
         Event::Fail(error) => Err(error),
-        Event::Changes(_) => Ok(()),
+        Event::Changes(_) | Event::Aside(_) => Ok(()),
     }
 }
 

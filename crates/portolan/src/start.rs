@@ -1,6 +1,7 @@
 //! The daemon's start, the same for `portolan run` and for a program called `kube-proxy`: everything
 //! that must be there before the loop, in the order in which it must be.
 
+use crate::aside::Lookout;
 use crate::checkpoint::Checkpoint;
 use crate::dns::{Control, Names, Own};
 use crate::error::Error;
@@ -88,7 +89,7 @@ enum Source {
 pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
     let Start { prepared, from, file, checkpoint, metrics, healthz, flags } = start;
     let (sync_period, floor) = (prepared.sync_period(), prepared.min_sync_period());
-    let Prepared { configuration, typed, checkpoint: _, names, settings, mode, options } = prepared;
+    let Prepared { configuration, typed, checkpoint: _, names, settings, mode, options, aside } = prepared;
     pages::refuse_profiling(configuration.enable_profiling);
     let (sender, events) = sync_channel(EVENTS_MAX);
     // Before any thread is started: all of them inherit what is blocked.
@@ -111,6 +112,10 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
         flags,
     };
     let mut observer = Observer::start(mode, &options.families, sync_period, serving)?;
+    let lookout = match aside {
+        Some(thresholds) => Lookout::start(mode, &options.families, thresholds, sender.clone())?,
+        None => None,
+    };
     let health = observer.health.clone();
     let keep = own.decide();
     let local = names.as_mut().map(Names::open_way).transpose()?.flatten();
@@ -135,7 +140,7 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
         }
     };
     let planner = Planner::new(settings);
-    let mut daemon = Daemon::new(mode, plane, planner, sync_period, floor, observer, checkpoint);
+    let mut daemon = Daemon::new(mode, plane, planner, sync_period, floor, observer, checkpoint, lookout);
     if names.is_some() {
         daemon.publish_by(Publisher::new(own, local));
     }

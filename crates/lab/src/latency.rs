@@ -44,6 +44,11 @@ impl Latencies {
         self.quantile(1.0)
     }
 
+    /// How many are longer than this.
+    pub fn longer_than(&self, duration: Duration) -> usize {
+        self.sorted.len() - self.sorted.partition_point(|one| *one <= duration)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.sorted.len()

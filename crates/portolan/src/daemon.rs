@@ -64,22 +64,24 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it on this host, with these manifests.
+    /// Starts it on this host, with these manifests and further flags.
     pub(crate) fn start(
         host: &Host,
         mode: &str,
         manifests: &Path,
+        flags: &[String],
         janitor: &Janitor,
     ) -> Result<Daemon, Error> {
-        Daemon::start_with(host, mode, manifests, None, janitor)
+        Daemon::start_with(host, mode, manifests, None, flags, janitor)
     }
 
-    /// The same with a configuration.
+    /// The same with a configuration and further flags.
     pub(crate) fn start_with(
         host: &Host,
         mode: &str,
         manifests: &Path,
         configuration: Option<&Path>,
+        flags: &[String],
         janitor: &Janitor,
     ) -> Result<Daemon, Error> {
         let mut command = Command::new(SELF);
@@ -88,6 +90,7 @@ impl Daemon {
         if let Some(configuration) = configuration {
             command.arg("--config").arg(configuration);
         }
+        command.args(flags);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = host.spawn(&mut command)?;
         janitor.note(process.child().id());
@@ -133,6 +136,19 @@ impl Daemon {
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
             }
         }
+    }
+
+    /// The first line that is there already, begins with this word and fits.
+    pub(crate) fn heard(&mut self, word: &str, fits: impl Fn(&Line) -> bool) -> Option<Line> {
+        let mut found = None;
+        while let Ok(said) = self.said.try_recv() {
+            match said {
+                Said::Line(line) if found.is_none() && line.tells(word) && fits(&line) => found = Some(line),
+                Said::Line(line) => self.take(line),
+                Said::Other(words) => self.words.push(words),
+            }
+        }
+        found
     }
 
     /// What it has complained about so far.

@@ -131,7 +131,7 @@ pub(super) fn measure(task: &Task<'_>, janitor: &Janitor) -> Result<Row, Error> 
         if let Some(variant) = variant {
             node.run(|| variant.claim())??;
         }
-        Daemon::start_with(node, daemons, manifests, Some(&configuration), janitor)
+        Daemon::start_with(node, daemons, manifests, Some(&configuration), &[], janitor)
     };
     let mut beside = start(&empty.node, nothing.path())?;
     beside.wait("synced", CHANGE_MAX)?;

@@ -52,16 +52,23 @@ pub(super) struct Cluster {
     daemons: Vec<Daemon>,
     manifests: Scratch,
     mode: String,
+    flags: Vec<String>,
     janitor: Janitor,
 }
 
 impl Cluster {
     /// Makes it, with a daemon on each node that has yet to say that it is ready.
     pub(super) fn new(mode: &str, janitor: &Janitor) -> Result<Cluster, Error> {
+        Cluster::with(mode, &[], janitor)
+    }
+
+    /// The same with these flags for the daemons.
+    pub(super) fn with(mode: &str, flags: &[&str], janitor: &Janitor) -> Result<Cluster, Error> {
         let manifests = janitor.directory(&std::env::temp_dir(), "demo")?;
         let hosts = Hosts::new()?;
         let (daemons, mode, janitor) = (Vec::new(), mode.to_owned(), janitor.clone());
-        let mut cluster = Cluster { hosts, daemons, manifests, mode, janitor };
+        let flags = flags.iter().map(ToString::to_string).collect();
+        let mut cluster = Cluster { hosts, daemons, manifests, mode, flags, janitor };
         cluster.describe()?;
         for place in 0..cluster.hosts.nodes.len() {
             let daemon = cluster.daemon(place)?;
@@ -72,7 +79,7 @@ impl Cluster {
 
     fn daemon(&self, place: usize) -> Result<Daemon, Error> {
         let node = self.hosts.nodes.get(place).ok_or(Error::Demo(format!("there is no node {place}")))?;
-        Daemon::start(node, &self.mode, self.manifests.path(), &self.janitor)
+        Daemon::start(node, &self.mode, self.manifests.path(), &self.flags, &self.janitor)
     }
 
     /// Waits until each daemon has told of this, and says what the first one said.
@@ -83,6 +90,11 @@ impl Cluster {
             first = first.or(Some(line));
         }
         Ok(first)
+    }
+
+    /// The first line that the daemon on node-a has written already, that begins with this word and fits.
+    pub(super) fn heard(&mut self, word: &str, fits: impl Fn(&Line) -> bool) -> Option<Line> {
+        self.daemons.first_mut()?.heard(word, fits)
     }
 
     /// Kills the daemon on node-a, as a crash would; says what it had complained about.

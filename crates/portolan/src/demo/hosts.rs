@@ -22,8 +22,8 @@ pub(super) struct Hosts {
     pub(super) nodes: Vec<Node>,
     pub(super) pods: Vec<Pod>,
     outside: Vec<Host>,
-    _servers: Vec<Server>,
-    _lab: Lab,
+    servers: Vec<(String, Server)>,
+    lab: Lab,
 }
 
 /// A pod, and on which node it is.
@@ -51,7 +51,7 @@ impl Hosts {
                 client.route_via(network, node.ipv4().into())?;
             }
         }
-        Ok(Hosts { nodes, pods, outside, _servers: servers, _lab: lab })
+        Ok(Hosts { nodes, pods, outside, servers, lab })
     }
 
     /// The host of this name.
@@ -60,6 +60,16 @@ impl Hosts {
         let nodes = self.nodes.iter().map(Node::host);
         let mut all = pods.chain(nodes).chain(&self.outside);
         all.find(|host| host.name() == name).ok_or_else(|| Error::Demo(format!("there is no host {name}")))
+    }
+
+    /// A pod serves nothing any more: it refuses.
+    pub(super) fn hang_up(&mut self, pod: &str) {
+        self.servers.retain(|(name, _)| name != pod);
+    }
+
+    /// A node loses its cable.
+    pub(super) fn unplug(&self, node: &str) -> Result<(), Error> {
+        Ok(self.lab.unplug(self.find(node)?)?)
     }
 
     /// Whether this kernel speaks IPv6.
@@ -98,16 +108,17 @@ fn balancer_network() -> Option<lab::Prefix> {
 }
 
 /// Everybody who is a backend answers with the name of the pod.
-fn serve(pods: &[Pod]) -> Result<Vec<Server>, Error> {
+fn serve(pods: &[Pod]) -> Result<Vec<(String, Server)>, Error> {
     let mut servers = Vec::new();
     for Pod { host, .. } in pods {
         if WEB.contains(&host.name()) {
             for (_, port) in [HTTP, METRICS] {
-                servers.push(host.serve(Protocol::Tcp, port)?);
+                servers.push((host.name().to_owned(), host.serve(Protocol::Tcp, port)?));
             }
         } else if host.name().starts_with("dns") {
             for address in host.addresses() {
-                servers.push(host.serve_at(Protocol::Udp, SocketAddr::new(address, DNS.1))?);
+                let server = host.serve_at(Protocol::Udp, SocketAddr::new(address, DNS.1))?;
+                servers.push((host.name().to_owned(), server));
             }
         }
     }

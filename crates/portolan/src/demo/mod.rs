@@ -3,6 +3,7 @@
 
 mod checks;
 mod cluster;
+mod fault;
 mod hosts;
 mod upheaval;
 
@@ -32,6 +33,12 @@ pub(crate) struct Arguments {
     /// Leave the cluster running until Ctrl-C, to look around in it
     #[arg(long)]
     keep: bool,
+    /// Show instead what clients notice when this fails
+    #[arg(long, value_name = "FAULT", conflicts_with = "keep")]
+    fault: Option<fault::Fault>,
+    /// With --fault: the way it would be if backends that do not answer were not set aside
+    #[arg(long, requires = "fault")]
+    off: bool,
 }
 
 /// The exit code when something did not come out as it must.
@@ -67,9 +74,12 @@ struct Summary {
 
 /// Shows it.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let Arguments { mode, json, keep } = arguments;
+    let Arguments { mode, json, keep, fault, off } = arguments;
     let begin = Instant::now();
     let unprivileged = rights::become_root()?;
+    if let Some(fault) = fault {
+        return fault::run(&mode, fault, off, json);
+    }
     let janitor = Janitor::on_duty()?;
     let voice = Voice { to_stderr: json };
     let mut cluster = Cluster::new(&mode, &janitor)?;

@@ -3,6 +3,7 @@
 use crate::dns::default_addresses;
 use crate::error::Error;
 use clap::Args;
+use dataplane::evidence::Evidence;
 use dataplane::iptables::Variant;
 use dataplane::steer::Steer;
 use dataplane::{Mode, Plane, PlaneOptions, iptables};
@@ -54,6 +55,16 @@ pub(crate) fn run() -> Result<ExitCode, Error> {
     for removed in Steer::remove(&default_addresses())? {
         any = true;
         writeln!(out, "removed {removed}").map_err(Error::Output)?;
+    }
+    match Evidence::open(&Family::ALL, Mode::Nftables).and_then(|mut evidence| evidence.remove()) {
+        Ok(removed) => {
+            for removed in removed {
+                any = true;
+                writeln!(out, "removed {removed}").map_err(Error::Output)?;
+            }
+        }
+        Err(error) if error.is_missing() => {}
+        Err(error) => return Err(error.into()),
     }
     if !any {
         writeln!(out, "nothing of ours is there").map_err(Error::Output)?;

@@ -369,7 +369,7 @@ impl Daemon {
         self.tell(&deltas);
         drop(deltas);
         if let Some(lookout) = &mut self.lookout {
-            lookout.adopt(&self.planner);
+            lookout.begin(&self.planner);
             self.planner.set_aside(&self.cluster, lookout.aside());
         }
         self.synced = true;

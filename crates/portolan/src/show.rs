@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::node;
 use clap::Args;
+use dataplane::evidence::{Evidence, Noted};
 use dataplane::{Plane, ShownFrontend, ShownService};
 use plan::At;
 use serde::Serialize;
@@ -24,6 +25,19 @@ pub(crate) struct Arguments {
 struct Answer<'a> {
     mode: &'a str,
     services: Vec<Service<'a>>,
+    /// Backends that are left out because they do not answer.
+    aside: Vec<Aside>,
+}
+
+#[derive(Serialize)]
+struct Aside {
+    backend: String,
+    protocol: &'static str,
+    /// In one word.
+    why: String,
+    since: String,
+    /// How many times in a row.
+    times: u32,
 }
 
 #[derive(Serialize)]
@@ -49,9 +63,30 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     telemetry::log::quiet();
     let node::Prepared { mode, options, .. } = arguments.node.prepare()?;
     let shown = Plane::open(mode, &options)?.show()?;
-    let answer = Answer { mode: mode.name(), services: shown.iter().map(service).collect() };
+    let noted = match Evidence::open(&options.families, mode).and_then(|mut evidence| evidence.noted()) {
+        Err(error) if !error.is_missing() => return Err(error.into()),
+        noted => noted.unwrap_or_default(),
+    };
+    let aside = noted.iter().map(aside).collect();
+    let answer = Answer { mode: mode.name(), services: shown.iter().map(service).collect(), aside };
     print(&answer, arguments.json).map_err(Error::Output)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The daemon's word on it: `silent since 2026-01-01T00:00:00Z times 1`.
+fn aside(noted: &Noted) -> Aside {
+    let words: Vec<&str> = noted.word.split(' ').collect();
+    let behind = |name| {
+        let place = words.iter().position(|word| *word == name)?;
+        words.get(place + 1).copied()
+    };
+    Aside {
+        backend: noted.backend.at.to_string(),
+        protocol: noted.backend.protocol.name(),
+        why: words.first().copied().unwrap_or_default().to_owned(),
+        since: behind("since").unwrap_or_default().to_owned(),
+        times: behind("times").and_then(|times| times.parse().ok()).unwrap_or_default(),
+    }
 }
 
 fn service(shown: &ShownService) -> Service<'_> {
@@ -100,6 +135,14 @@ fn print(answer: &Answer<'_>, json: bool) -> std::io::Result<()> {
             }
             writeln!(out, "; masquerade {}", frontend.masquerade)?;
         }
+    }
+    for Aside { backend, protocol, why, since, times } in &answer.aside {
+        write!(out, "set aside: {backend}/{protocol}, {why} since {since}")?;
+        writeln!(
+            out,
+            "{}",
+            if *times > 1 { format!(", for the {times}th time in a row") } else { String::new() }
+        )?;
     }
     if answer.services.is_empty() {
         writeln!(out, "nothing of ours in mode {}", answer.mode)?;

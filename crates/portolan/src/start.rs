@@ -113,7 +113,7 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
     };
     let mut observer = Observer::start(mode, &options.families, sync_period, serving)?;
     let lookout = match aside {
-        Some(thresholds) => Lookout::start(mode, &options.families, thresholds, sender.clone())?,
+        Some(thresholds) => Lookout::new(mode, &options.families, thresholds, sender.clone())?,
         None => None,
     };
     let health = observer.health.clone();

@@ -44,6 +44,8 @@ pub(crate) struct Lookout {
     engine: Engine,
     began: Instant,
     evidence: Evidence,
+    /// Until it is at work.
+    prober: Option<Prober>,
     orders: Sender<Trial>,
     waker: UnixStream,
     /// What is kept in the kernel of each that is aside.
@@ -56,41 +58,31 @@ pub(crate) struct Lookout {
 }
 
 impl Lookout {
-    /// Begins to watch; `None`, and a line in the log, where the kernel cannot gather evidence.
-    pub(crate) fn start(
+    /// Prepares to watch; `None`, and a line in the log, where the kernel cannot gather evidence.
+    pub(crate) fn new(
         mode: Mode,
         families: &[Family],
         thresholds: Thresholds,
         events: SyncSender<Event>,
     ) -> Result<Option<Lookout>, Error> {
-        let open = || -> Result<(Evidence, Evidence), dataplane::Error> {
-            let mut evidence = Evidence::open(families, mode)?;
-            evidence.install()?;
-            Ok((evidence, Evidence::open(families, mode)?))
-        };
-        let (evidence, own) = match open() {
-            Ok(both) => both,
-            Err(error) => {
-                let error = crate::output::chain(&error);
-                warn!(
-                    "backends that do not answer are not set aside: this kernel gathers no evidence: {error}"
-                );
+        let (evidence, own) = match (Evidence::open(families, mode), Evidence::open(families, mode)) {
+            (Ok(evidence), Ok(own)) => (evidence, own),
+            (Err(error), _) | (_, Err(error)) => {
+                complain(&error);
                 return Ok(None);
             }
         };
-        let failed =
-            |error| Error::Start("start the thread that watches for backends that do not answer", error);
+        let failed = |error| Error::Start("make a way to the thread that probes backends", error);
         let (waker, woken) = UnixStream::pair().map_err(failed)?;
         waker.set_nonblocking(true).map_err(failed)?;
         woken.set_nonblocking(true).map_err(failed)?;
         let (orders, taken) = channel();
         let prober = Prober { evidence, orders: taken, woken, events, state: prober::State::default() };
-        let thread = std::thread::Builder::new().name("lookout".into());
-        thread.spawn(move || prober.work()).map_err(failed)?;
         Ok(Some(Lookout {
             engine: Engine::new(thresholds),
             began: Instant::now(),
             evidence: own,
+            prober: Some(prober),
             orders,
             waker,
             words: HashMap::new(),
@@ -98,6 +90,22 @@ impl Lookout {
             asked_nodes: HashMap::new(),
             chance: RandomState::new(),
         }))
+    }
+
+    /// Begins to watch, and takes over whom the process before us had set aside: the kernel is about to be
+    /// told what this plan asks for.
+    pub(crate) fn begin(&mut self, planner: &Planner) {
+        let Some(prober) = self.prober.take() else { return };
+        if let Err(error) = self.evidence.install() {
+            complain(&error);
+            return;
+        }
+        let thread = std::thread::Builder::new().name("lookout".into());
+        if let Err(error) = thread.spawn(move || prober.work()) {
+            warn!("backends that do not answer are not set aside: start a thread: {error}");
+            return;
+        }
+        self.adopt(planner);
     }
 
     fn now(&self) -> Duration {
@@ -263,7 +271,7 @@ impl Lookout {
     }
 
     /// Takes over whom the process before us had set aside.
-    pub(crate) fn adopt(&mut self, planner: &Planner) {
+    fn adopt(&mut self, planner: &Planner) {
         let noted = match self.evidence.noted() {
             Ok(noted) if !noted.is_empty() => noted,
             _ => return,
@@ -309,6 +317,11 @@ impl Lookout {
         }
         !gone.is_empty()
     }
+}
+
+fn complain(error: &dataplane::Error) {
+    let error = crate::output::chain(error);
+    warn!("backends that do not answer are not set aside: this kernel gathers no evidence: {error}");
 }
 
 /// What is kept in the kernel: why, since when, how many times in a row.

@@ -6,12 +6,14 @@ pub(crate) mod dns;
 pub(crate) mod local;
 
 use lab::{Host, Lab, Node, Process, Protocol, Server};
+use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take to come about.
@@ -25,8 +27,9 @@ const BACKEND_PORT: u16 = 8080;
 
 /// Two nodes, pods on both, a client outside, and one Service, `shop/web`.
 pub(crate) struct Bench {
-    _lab: Lab,
+    lab: Lab,
     pub(crate) node: Node,
+    other: Node,
     pub(crate) outside: Host,
     pub(crate) client: Host,
     pub(crate) backends: Vec<Host>,
@@ -56,8 +59,9 @@ impl Bench {
             hosts.push(pod);
         }
         let bench = Bench {
-            _lab: lab,
+            lab,
             node,
+            other,
             outside,
             client,
             backends: hosts,
@@ -132,6 +136,38 @@ impl Bench {
             self.endpoints(&ready);
         }
         load.stop().expect("a report")
+    }
+
+    /// Nobody serves at this backend any more.
+    pub(crate) fn hang_up(&mut self, index: usize) {
+        self.servers[index] = None;
+    }
+
+    /// Somebody does again.
+    pub(crate) fn serve(&mut self, index: usize) {
+        let server = self.backends[index].serve(Protocol::Tcp, BACKEND_PORT).expect("a server");
+        self.servers[index] = Some(server);
+    }
+
+    /// In place of a backend's server there is one that does not take its connections.
+    pub(crate) fn clog(&mut self, index: usize) -> Queue {
+        self.hang_up(index);
+        Queue::new(&self.backends[index])
+    }
+
+    /// The other node, with all its pods, loses its cable.
+    pub(crate) fn unplug(&self) {
+        self.lab.unplug(&self.other).expect("it had one");
+    }
+
+    /// And has it back.
+    pub(crate) fn plug(&self) {
+        self.lab.plug(&self.other).expect("it had one");
+    }
+
+    /// One more pod beside the client.
+    pub(crate) fn another_client(&mut self) -> Host {
+        self.lab.pod(&self.node, "another-client").expect("a pod")
     }
 
     /// Files come into being whole, as they do from a careful editor.
@@ -222,6 +258,63 @@ impl Bench {
         let status = process.child().wait().expect("it ends");
         assert!(status.success(), "{command}: {status}");
         text
+    }
+}
+
+/// A server's queue of connections that nobody takes, short enough to be filled.
+pub(crate) struct Queue {
+    host: Host,
+    flows: Arc<AtomicBool>,
+    ends: Arc<AtomicBool>,
+    waiting: std::sync::Mutex<Vec<Socket>>,
+}
+
+impl Queue {
+    fn new(host: &Host) -> Queue {
+        let listener = host.run(|| {
+            let listener = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("a socket");
+            listener.set_reuse_address(true).expect("a free socket");
+            let at = SocketAddr::from(([0, 0, 0, 0], BACKEND_PORT));
+            listener.bind(&at.into()).expect("a free port");
+            listener.listen(1).expect("a bound socket");
+            listener
+        });
+        let listener = listener.expect("its namespace");
+        let (flows, ends) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (flowing, ending) = (flows.clone(), ends.clone());
+        std::thread::spawn(move || {
+            while !ending.load(Ordering::Relaxed) {
+                while flowing.load(Ordering::Relaxed) && listener.accept().is_ok() {}
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let queue = Queue { host: host.clone(), flows, ends, waiting: Default::default() };
+        queue.fill();
+        queue
+    }
+
+    /// It is full, and stays so.
+    pub(crate) fn fill(&self) {
+        self.flows.store(false, Ordering::Relaxed);
+        let at = SocketAddr::new(IpAddr::V4(self.host.ipv4()), BACKEND_PORT);
+        let connect = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("a socket");
+            let _ = socket.connect(&at.into());
+            socket
+        };
+        let sockets = self.host.run(|| (0..8).map(|_| connect()).collect::<Vec<_>>());
+        self.waiting.lock().expect("one thread").extend(sockets.expect("its namespace"));
+    }
+
+    /// Whoever waits is taken, and whoever comes.
+    pub(crate) fn drain(&self) {
+        self.flows.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
     }
 }
 

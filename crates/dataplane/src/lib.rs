@@ -17,6 +17,7 @@ mod program;
 mod shown;
 pub mod steer;
 mod sysctl;
+mod withdraw;
 mod write;
 
 pub use error::{Error, Failure, Report};
@@ -24,3 +25,4 @@ pub use nftables::{Drift, Preview};
 pub use plane::{Mode, Plane, PlaneOptions};
 pub use pool::{PoolId, Slot};
 pub use shown::{ShownFrontend, ShownService};
+pub use withdraw::Withdrawal;

@@ -16,6 +16,7 @@ pub mod conntrack;
 pub mod error;
 mod fuzz;
 mod ip;
+pub mod ipset;
 pub mod ipvs;
 pub mod message;
 pub mod nftables;

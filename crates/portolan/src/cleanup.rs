@@ -6,12 +6,12 @@ use clap::Args;
 use dataplane::evidence::Evidence;
 use dataplane::iptables::Variant;
 use dataplane::steer::Steer;
-use dataplane::{Mode, Plane, PlaneOptions, iptables};
+use dataplane::{Mode, Plane, PlaneOptions, Withdrawal, iptables};
 use model::Family;
-use netlink::nftables::{self, Batch, Table, tables};
-use netlink::{Netfilter, Socket};
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Take away all that is ours in the kernel; Services are routed no more
 #[derive(Args)]
@@ -72,24 +72,27 @@ pub(crate) fn run() -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The table of kube-proxy's nftables mode.
-const KUBE_PROXY: &str = "kube-proxy";
-
-/// Cleans up as kube-proxy does: what is ours, and the tables of kube-proxy's own nftables mode. Its
-/// iptables chains and virtual servers are left for its own `--cleanup`, which has the tools for it.
+/// Cleans up as kube-proxy does: what is ours, and what a kube-proxy of any mode has left. Connections
+/// through virtual servers are not waited for.
 pub(crate) fn as_kube_proxy() -> Result<ExitCode, Error> {
     let code = run()?;
-    let mut socket: Socket<Netfilter> = Socket::open().map_err(dataplane::Error::from)?;
-    for table in tables(&mut socket).map_err(dataplane::Error::from)? {
-        if table.name != KUBE_PROXY || !matches!(table.family, nftables::Family::Ip | nftables::Family::Ip6) {
-            continue;
-        }
-        let mut batch = Batch::new();
-        batch.delete_table(Table { family: table.family, name: KUBE_PROXY });
-        let doing = format!("delete kube-proxy's table of {:?}", table.family);
-        batch.commit(&mut socket, &doing, None).map_err(dataplane::Error::from)?;
-        let mut out = std::io::stdout().lock();
-        writeln!(out, "removed kube-proxy's nftables table ({:?})", table.family).map_err(Error::Output)?;
-    }
-    Ok(code)
+    let withdrawal = Withdrawal {
+        at_work: None,
+        theirs: true,
+        patience: Duration::ZERO,
+        node_ports: BTreeSet::new(),
+        options: PlaneOptions {
+            families: Family::ALL.to_vec(),
+            drop_invalid: false,
+            ipvs: Default::default(),
+            iptables: Default::default(),
+        },
+    };
+    let mut out = std::io::stdout().lock();
+    let mut first = None;
+    let mut said = |what: String| drop(writeln!(out, "removed {what}"));
+    withdrawal.carry_out(&mut said, &mut |error| {
+        first.get_or_insert(error);
+    });
+    first.map_or(Ok(code), |error| Err(error.into()))
 }

@@ -12,7 +12,7 @@ use crate::publish::Publisher;
 use crate::start::{self, From, Start};
 use clap::Args;
 use dataplane::conntrack::Suspects;
-use dataplane::{Drift, Mode, Plane, Report};
+use dataplane::{Drift, Mode, Plane, Report, Withdrawal};
 use model::{Change, Cluster, ObjectKey, Touched};
 use nix::sys::signal::Signal;
 use plan::Planner;
@@ -158,6 +158,8 @@ pub(crate) struct Daemon {
     lookout: Option<Lookout>,
     /// What that one told while changes were taken in.
     news: Vec<News>,
+    /// What stands in the kernel from before and goes once ours is programmed.
+    withdrawal: Option<Withdrawal>,
 }
 
 impl Daemon {
@@ -196,12 +198,18 @@ impl Daemon {
             publisher: None,
             lookout,
             news: Vec::new(),
+            withdrawal: None,
         }
     }
 
     /// From now on somebody makes names of the cluster.
     pub(crate) fn publish_by(&mut self, publisher: Publisher) {
         self.publisher = Some(publisher);
+    }
+
+    /// The same, and what stands in the kernel from before is withdrawn once ours is programmed.
+    pub(crate) fn withdrawing(self, withdrawal: Withdrawal) -> Daemon {
+        Daemon { withdrawal: Some(withdrawal), ..self }
     }
 
     /// Works until it is told to stop, or cannot go on.
@@ -283,6 +291,9 @@ impl Daemon {
                     None => self.held = Some((touched, in_hand)),
                 }
                 self.release();
+                if self.withdrawal.is_some() && self.repair.is_none() {
+                    self.withdraw();
+                }
             }
         }
         if loaded && let Some(checkpoint) = &mut self.checkpoint {
@@ -477,7 +488,31 @@ impl Daemon {
             info!("{why}: {} steps in {} commits", report.steps + report.program.len(), report.commits);
         }
         self.account(&report);
+        if worked {
+            self.withdraw();
+        }
         report.failures.is_empty()
+    }
+
+    /// Ours is programmed: what stood there before goes, unless the disk is all that we have it from.
+    fn withdraw(&mut self) {
+        if !self.unconfirmed.is_empty() {
+            return;
+        }
+        let Some(mut withdrawal) = self.withdrawal.take() else { return };
+        let ports = self.planner.services().flat_map(|rules| &rules.ports);
+        let places = ports.flat_map(|port| &port.frontends).map(|frontend| frontend.at);
+        withdrawal.node_ports = places.filter_map(node_port).collect();
+        // Beside the loop, for connections through virtual servers are waited for.
+        let work = move || {
+            withdrawal.carry_out(&mut |what| info!("withdrawn: {what}"), &mut |error| {
+                error!("cannot withdraw what stood here before: {}", crate::output::chain(&error));
+            });
+        };
+        let thread = std::thread::Builder::new().name("withdrawal".into());
+        if let Err(error) = thread.spawn(work) {
+            error!("start the thread that withdraws what stood here before: {error}");
+        }
     }
 
     /// Says whether all went well but for single Services.
@@ -578,6 +613,13 @@ impl Daemon {
                 self.observer.event(true, "ContestedFrontend", "Route", what);
             }
         }
+    }
+}
+
+fn node_port(at: plan::At) -> Option<u16> {
+    match at {
+        plan::At::NodePort(port) => Some(port),
+        plan::At::Address(..) => None,
     }
 }
 

@@ -12,10 +12,11 @@ use crate::publish::Publisher;
 use crate::run::{Daemon, Event};
 use crate::{pages, system};
 use ::dns::cluster::Wanted;
-use dataplane::Plane;
+use dataplane::{Plane, Withdrawal};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, Signal};
 use plan::Planner;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -127,6 +128,14 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
         sender.send(Event::Changes(batch)).is_ok()
     };
     let node = settings.node_name.clone();
+    // Manifests may be of single Services, beside those that another proxy routes.
+    let withdrawal = Withdrawal {
+        at_work: Some(mode),
+        theirs: matches!(from, From::Api { .. }),
+        patience: options.ipvs.drain_limit,
+        node_ports: BTreeSet::new(),
+        options,
+    };
     // A directory of manifests is on disk already.
     let checkpoint = checkpoint.filter(|_| matches!(from, From::Api { .. })).map(Checkpoint::new);
     let source = match from {
@@ -140,7 +149,8 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
         }
     };
     let planner = Planner::new(settings);
-    let mut daemon = Daemon::new(mode, plane, planner, sync_period, floor, observer, checkpoint, lookout);
+    let mut daemon = Daemon::new(mode, plane, planner, sync_period, floor, observer, checkpoint, lookout)
+        .withdrawing(withdrawal);
     if names.is_some() {
         daemon.publish_by(Publisher::new(own, local));
     }

@@ -13,7 +13,7 @@ use super::image::{
 use super::name::{Chain, Table};
 use super::program::program;
 use super::rule::{Rule, Target};
-use super::steps::{PARTS, Step, line_parts, steps};
+use super::steps::{PARTS, Step, line_parts};
 use crate::{Error, Report};
 use model::Family;
 use plan::{Delta, PoolKind, ServiceRules};
@@ -187,28 +187,6 @@ impl<T: Tables> Half<T> {
     /// How many chains and lines of Services the tables hold, as far as we know.
     pub fn size(&self) -> usize {
         self.has.chains.len() + self.has.lines.len()
-    }
-
-    /// Takes away all that is ours, if there is something that nobody else makes.
-    pub fn remove(&mut self) -> Result<Vec<String>, Error> {
-        let Some(mut has) = self.image()? else { return Ok(vec![]) };
-        // All other names are kube-proxy's, too, which may be at work here.
-        if !has.chains.contains_key(&Gate::ClusterIps.place()) {
-            return Ok(vec![]);
-        }
-        self.read()?;
-        if self.has.kubelet {
-            // It is there for the kubelet's sake, too.
-            let is_guard = |rule: &Rule| rule.target == Some(Target::Jump(Chain::Firewall));
-            has.chains.retain(|(_, chain), _| *chain != Chain::Firewall);
-            has.chains.values_mut().for_each(|rules| rules.retain(|rule| !is_guard(rule)));
-        }
-        let count = has.chains.keys().filter(|(_, chain)| chain.is_ours()).count();
-        let parts = steps(&has, &Image::default());
-        for steps in parts.into_iter().filter(|steps| !steps.is_empty()) {
-            restore_steps(&mut self.tables, &steps).map_err(|refusal| Error::Restore(refusal.what))?;
-        }
-        Ok(vec![format!("{count} chains of {}", self.family)])
     }
 
     /// Reads what the tables hold, and returns all lines in gates.

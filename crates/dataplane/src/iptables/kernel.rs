@@ -72,6 +72,16 @@ impl Kernel {
         })
     }
 
+    /// The tables of a family in this network namespace, by this kind of iptables.
+    pub fn of_variant(variant: Variant, family: Family) -> Result<Kernel, Error> {
+        Kernel::open(family, &Programs::find(Some(variant))?)
+    }
+
+    /// Which iptables a plane would use that is asked to use this one, or whichever the node uses.
+    pub fn variant_in_use(wanted: Option<Variant>) -> Result<Variant, Error> {
+        Ok(Programs::find(wanted)?.variant)
+    }
+
     /// Which iptables this is.
     pub fn variant(&self) -> Variant {
         self.programs.variant

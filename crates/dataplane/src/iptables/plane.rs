@@ -8,6 +8,7 @@ use super::steps::steps;
 use super::variant::{Programs, Variant};
 use crate::nftables::plane::ROUTE_LOCALNET;
 use crate::nftables::{Drift, Preview};
+use crate::withdraw::{Which, remove_chains};
 use crate::{Error, Report, ShownService, sysctl};
 use model::Family;
 use plan::{Delta, NodeRules, Rules, ServiceRules};
@@ -180,7 +181,10 @@ impl Plane {
     pub fn remove(&mut self) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
         for half in &mut self.halves {
-            removed.extend(half.remove()?);
+            let count = remove_chains(half.tables(), Which::Ours)?;
+            if count > 0 {
+                removed.push(format!("{count} chains of {}", half.family()));
+            }
         }
         Ok(removed)
     }

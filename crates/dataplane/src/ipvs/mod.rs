@@ -20,7 +20,7 @@ mod walk;
 pub use half::{Half, Held, Servers};
 pub use image::{Address, Config, Image, Item, ItemKey, Leaving, Options, Server, ServerKey, items};
 pub use kernel::{Addresses, DEVICE, Kernel, Settings, Timeouts};
-pub use plane::{Configuration, DEFAULT_SCHEDULER, DRAIN_LIMIT, Plane};
+pub use plane::{Configuration, DEFAULT_SCHEDULER, DRAIN_LIMIT, Left, Plane};
 pub use steps::{Draft, PHASES, Phase, Step, steps};
 pub use switches::{Number, Wrong};
 pub use walk::walk;

@@ -6,9 +6,10 @@ use super::image::{Image, Options, ServerKey};
 use super::kernel::{Kernel, Settings};
 use super::schedulers;
 use super::steps::{Step, steps};
+use super::switches::Number;
 use crate::nftables::plane::ROUTE_LOCALNET;
 use crate::nftables::show::services;
-use crate::nftables::{self, Drift, Preview};
+use crate::nftables::{self, Drift, Key, Preview, Tables as _};
 use crate::sysctl;
 use crate::{Error, Report, ShownService};
 use model::{Family, Name, Prefix};
@@ -48,6 +49,17 @@ impl Default for Configuration {
             kernel: Settings::default(),
         }
     }
+}
+
+/// What is left when the tables are gone.
+#[derive(Clone, Debug, Default)]
+pub struct Left {
+    /// The virtual servers.
+    pub servers: BTreeSet<Key>,
+    /// Switches of the kernel, and how they stood before us.
+    pub switches: Vec<(Family, Number, u32)>,
+    /// The tables that were taken away.
+    pub tables: Vec<String>,
 }
 
 /// The IPVS plane of one node.
@@ -191,6 +203,35 @@ impl Plane {
             removed.push(format!("device {}", super::kernel::DEVICE));
         }
         Ok(removed)
+    }
+
+    /// Makes room for another plane that is at work already: takes the tables away, whose rules would
+    /// stand in its way, and says which virtual servers are ours. Those still have connections.
+    pub fn give_up(&mut self) -> Result<Left, Error> {
+        let mut left = Left::default();
+        for half in &mut self.halves {
+            let family = half.family();
+            if let Some(table) = half.tables().read()? {
+                left.servers.extend(table.owned);
+                left.switches.extend(table.earlier.into_iter().map(|(number, was)| (family, number, was)));
+                let name = half.tables().name();
+                half.tables().remove()?;
+                left.tables.push(format!("table {name}"));
+            }
+        }
+        Ok(left)
+    }
+
+    /// Sets the kernel's switches back to how they stood before us, when the last connection has ended.
+    pub fn restore_switches(&mut self, left: &Left) -> Result<Vec<String>, Error> {
+        let mut said = Vec::new();
+        for half in &mut self.halves {
+            let family = half.family();
+            for (_, number, was) in left.switches.iter().filter(|(of, ..)| *of == family) {
+                said.extend(half.servers().restore_switch(*number, *was)?);
+            }
+        }
+        Ok(said)
     }
 
     /// The steps from what the kernel holds, or from nothing, to what these Services ask for, in

@@ -186,6 +186,11 @@ impl Bench {
         });
     }
 
+    /// From the next start on, the program works in this mode.
+    pub(crate) fn set_mode(&mut self, mode: &'static str) {
+        self.mode = mode;
+    }
+
     /// Starts the program and does not wait.
     pub(crate) fn spawn(&mut self) {
         let manifests = self.manifests.display().to_string();
@@ -244,6 +249,19 @@ impl Bench {
         curl.args(["--silent", "--fail", "--max-time", "20", "--output", "/dev/null", url]);
         let mut process = self.node.spawn(curl.stdin(Stdio::null())).expect("curl is installed");
         process.child().wait().expect("it ends").success()
+    }
+
+    /// Has a tool read this text, in the node's namespace. It must succeed.
+    pub(crate) fn feed(&self, command: &str, text: &str) {
+        let mut words = command.split_whitespace();
+        let mut tool = Command::new(words.next().expect("a tool"));
+        tool.args(words).stdin(Stdio::piped());
+        let mut process = self.node.spawn(&mut tool).expect("the tool is installed");
+        let mut input = process.child().stdin.take().expect("a pipe");
+        std::io::Write::write_all(&mut input, text.as_bytes()).expect("it is read");
+        drop(input);
+        let status = process.child().wait().expect("it ends");
+        assert!(status.success(), "{command}: {status}");
     }
 
     /// What a tool prints in the node's namespace. It must succeed.

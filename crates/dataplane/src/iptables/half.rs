@@ -170,7 +170,22 @@ impl<T: Tables> Half<T> {
             delta.before.iter().for_each(|rules| self.count(rules, false));
         }
         let works = deltas.iter().map(|delta| Work::Service(delta.before.as_deref(), delta.after.as_deref()));
-        let works: Vec<Work<'_>> = works.chain([self.new_ends()]).collect();
+        let mut works: Vec<Work<'_>> = works.collect();
+        let at_once = self.tables.services_at_once().max(1);
+        if works.len() > at_once {
+            // What comes, piece by piece, before anything goes: one Service may have what another had.
+            let come =
+                deltas.iter().filter_map(|delta| Some(Work::Service(None, Some(delta.after.as_deref()?))));
+            for piece in come.collect::<Vec<_>>().chunks(at_once) {
+                self.run(piece, &BTreeSet::new(), &mut report);
+            }
+            self.run(&[self.new_ends()], &BTreeSet::new(), &mut report);
+            for piece in works.chunks(at_once) {
+                self.run(piece, &BTreeSet::new(), &mut report);
+            }
+            return report;
+        }
+        works.push(self.new_ends());
         self.run(&works, &BTreeSet::new(), &mut report);
         report
     }

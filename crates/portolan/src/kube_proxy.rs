@@ -257,20 +257,68 @@ fn tell_gates(configuration: &Configuration) {
     let unknown = configuration.feature_gates.keys().filter(|gate| !GATES.contains(&gate.as_str()));
     let unknown: Vec<&str> = unknown.map(String::as_str).collect();
     if !unknown.is_empty() {
-        warn!("feature gates that no proxy has: {}", unknown.join(", "));
+        warn!("unrecognized feature gates: {}", unknown.join(", "));
     }
 }
 
-/// All flags with their values, a line each, as `/flagz` shows them.
+/// What flags have that are not given, where it is not the same for all of a kind.
+const FLAG_DEFAULTS: [(&str, &str); 28] = [
+    ("bind-address", "0.0.0.0"),
+    ("boot-id-file", "/proc/sys/kernel/random/boot_id"),
+    ("config-sync-period", "15m0s"),
+    ("conntrack-max-per-core", "32768"),
+    ("conntrack-min", "131072"),
+    ("conntrack-tcp-timeout-close-wait", "1h0m0s"),
+    ("conntrack-tcp-timeout-established", "24h0m0s"),
+    ("healthz-bind-address", "0.0.0.0:10256"),
+    ("healthz-port", "10256"),
+    ("iptables-localhost-nodeports", "true"),
+    ("iptables-masquerade-bit", "14"),
+    ("iptables-min-sync-period", "1s"),
+    ("iptables-sync-period", "30s"),
+    ("ipvs-min-sync-period", "1s"),
+    ("ipvs-sync-period", "30s"),
+    ("kube-api-burst", "10"),
+    ("kube-api-content-type", "application/vnd.kubernetes.protobuf"),
+    ("kube-api-qps", "5"),
+    ("log-flush-frequency", "5s"),
+    ("log-json-info-buffer-size", "0"),
+    ("log-text-info-buffer-size", "0"),
+    ("logging-format", "text"),
+    ("machine-id-file", "/etc/machine-id,/var/lib/dbus/machine-id"),
+    ("metrics-bind-address", "127.0.0.1:10249"),
+    ("metrics-port", "10249"),
+    ("oom-score-adj", "-999"),
+    ("feature-gates", ""),
+    ("help", "false"),
+];
+
+/// All flags with their values, a line each, as kube-proxy's `/flagz` shows them.
 fn flags(matches: &ArgMatches) -> String {
-    let mut lines: Vec<String> = FLAGS
-        .iter()
-        .filter_map(|(name, _, _)| {
-            let values: Vec<String> =
-                matches.get_raw(name)?.map(|value| value.to_string_lossy().into_owned()).collect();
-            Some(format!("{name}={}\n", values.join(",")))
-        })
-        .collect();
+    let shown = |(name, takes, _): &(&str, Takes, Counts)| {
+        let given = matches.get_raw(name).map(|values| {
+            values.map(|value| value.to_string_lossy().into_owned()).collect::<Vec<_>>().join(",")
+        });
+        let default = || {
+            let known = FLAG_DEFAULTS.iter().find(|(flag, _)| flag == name).map(|(_, value)| *value);
+            let of_its_kind = match takes {
+                Takes::Bool => "false",
+                Takes::Duration => "0s",
+                Takes::Whole => "0",
+                Takes::List => "[]",
+                Takes::Text | Takes::Fraction => "",
+            };
+            known.unwrap_or(of_its_kind).to_owned()
+        };
+        let value = match (given, takes) {
+            (Some(value), Takes::List) if *name != "feature-gates" => format!("[{value}]"),
+            (Some(value), _) => value,
+            (None, _) => default(),
+        };
+        format!("{name}: {value}\n")
+    };
+    let more = [("help", Takes::Bool, Counts::Always), ("version", Takes::Bool, Counts::Always)];
+    let mut lines: Vec<String> = FLAGS.iter().chain(&more).map(shown).collect();
     lines.sort();
     lines.concat()
 }

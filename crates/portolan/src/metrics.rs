@@ -139,7 +139,8 @@ impl Metrics {
 
     /// Takes in what a source told.
     pub(crate) fn told(&self, services: usize, slices: usize, errors: usize) {
-        self.service_changes.add(services as u64);
+        // kube-proxy counts a Service once for each family.
+        self.service_changes.add((services * self.families.len()) as u64);
         self.endpoint_changes.add(slices as u64);
         self.service_pending.count(services);
         self.endpoint_pending.count(slices);

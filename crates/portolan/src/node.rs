@@ -13,7 +13,10 @@ use plan::Settings;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use telemetry::{info, warn};
+use telemetry::{info, verbose, warn};
+
+/// What the API server is asked for.
+const JSON: &str = "application/json";
 
 /// What subcommands that are about this node share.
 #[derive(Args)]
@@ -57,6 +60,23 @@ impl Prepared {
         match self.mode {
             Mode::Iptables => self.configuration.iptables.periods.min_sync,
             Mode::Nftables | Mode::Ipvs => Duration::ZERO,
+        }
+    }
+
+    /// Says what was asked for and counts for nothing here.
+    pub(crate) fn tell_ignored(&self) {
+        let floor = self.configuration.periods(configured(self.mode)).min_sync;
+        if self.mode != Mode::Iptables && !floor.is_zero() {
+            let mode = self.mode;
+            info!(
+                "minSyncPeriod of {} s counts for nothing in mode {mode}: changes are written at once",
+                floor.as_secs_f64()
+            );
+        }
+        let asked = &self.configuration.client.content_type;
+        if !asked.is_empty() && asked != JSON {
+            // It is the default.
+            verbose!(1, "contentType {asked} counts for nothing: the API server is asked for {JSON}");
         }
     }
 }

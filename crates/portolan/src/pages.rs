@@ -3,6 +3,7 @@
 
 use crate::metrics::Metrics;
 use dataplane::Mode;
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
@@ -125,9 +126,11 @@ impl Told {
             }
             "/metrics/slis" => prometheus(self.slis()),
             "/proxyMode" => plain(self.mode.name().to_owned()),
-            "/configz" => Response::json(200, self.configuration.clone()),
+            "/configz" => {
+                Response::json(200, self.configuration.clone()).with("X-Content-Type-Options", "nosniff")
+            }
             "/flagz" => plain(page("flagz", &self.flags)),
-            "/statusz" => plain(page("statusz", &self.status())),
+            "/statusz" => plain(page("statusz", &format!("\n{}", self.status()))),
             _ => Response::not_found(),
         }
     }
@@ -160,8 +163,8 @@ impl Told {
     fn status(&self) -> String {
         let up_s = SystemTime::now().duration_since(self.started).unwrap_or_default().as_secs();
         format!(
-            "Started: {}\nUp: {} hr {:02} min {:02} sec\nBinary version: portolan {}\nMode: {}\n\
-             Paths: /configz /flagz /healthz /metrics /metrics/slis /proxyMode /statusz\n",
+            "Started= {}\nUp= {} hr {:02} min {:02} sec\nBinary version= portolan {}\nMode= {}\n\
+             Paths= /configz /flagz /healthz /metrics /metrics/slis /proxyMode /statusz\n",
             Utc::of(self.started),
             up_s / 3600,
             up_s / 60 % 60,
@@ -172,11 +175,29 @@ impl Told {
     }
 }
 
+/// The configuration as kube-proxy shows it: what holds where nothing was typed, and the periods of the
+/// mode in use only.
+pub(crate) fn configuration(mut typed: Value, mode: Mode) -> String {
+    typed["mode"] = mode.name().into();
+    if typed["detectLocalMode"] == "" {
+        typed["detectLocalMode"] = "ClusterCIDR".into();
+    }
+    if typed["nodePortAddresses"].is_null() && mode == Mode::Nftables {
+        typed["nodePortAddresses"] = json!(["primary"]);
+    }
+    for other in Mode::ALL.into_iter().filter(|other| *other != mode) {
+        for period in ["syncPeriod", "minSyncPeriod"] {
+            typed[other.name()][period] = "0s".into();
+        }
+    }
+    json!({ "kubeproxy.config.k8s.io": typed }).to_string()
+}
+
 /// kube-proxy's heading of pages for people.
 fn page(name: &str, text: &str) -> String {
     format!(
         "\nkube-proxy {name}\nWarning: This endpoint is not meant to be machine parseable, has no formatting \
-         compatibility guarantees and is for debugging purposes only.\n\n{text}"
+         compatibility guarantees and is for debugging purposes only.\n{text}\n"
     )
 }
 
@@ -267,7 +288,6 @@ pub(crate) fn refuse_profiling(enabled: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
 
     #[test]
     fn bodies_of_health() {

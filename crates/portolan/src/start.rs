@@ -90,6 +90,7 @@ enum Source {
 pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
     let Start { prepared, from, file, checkpoint, metrics, healthz, flags } = start;
     let (sync_period, floor) = (prepared.sync_period(), prepared.min_sync_period());
+    prepared.tell_ignored();
     let Prepared { configuration, typed, checkpoint: _, names, settings, mode, options, aside } = prepared;
     pages::refuse_profiling(configuration.enable_profiling);
     let (sender, events) = sync_channel(EVENTS_MAX);
@@ -109,7 +110,7 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
         metrics,
         healthz,
         hard: configuration.bind_address_hard_fail,
-        configuration: serde_json::json!({ "kubeproxy.config.k8s.io": typed.to_json() }).to_string(),
+        configuration: pages::configuration(typed.to_json(), mode),
         flags,
     };
     let mut observer = Observer::start(mode, &options.families, sync_period, serving)?;

@@ -50,12 +50,19 @@ fn pages_of_kube_proxy() {
     assert_eq!(text("/healthz"), "ok");
     assert_eq!(text("/proxyMode"), "nftables");
     assert!(text("/metrics/slis").contains("kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1"));
-    assert!(text("/statusz").contains("Started: 20"));
+    assert!(text("/statusz").contains("Started= 20"));
     assert!(text("/flagz").contains("--hostname-override\n"));
     let configuration: Value = serde_json::from_str(&text("/configz")).expect("JSON");
     let configuration = &configuration["kubeproxy.config.k8s.io"];
     assert_eq!(configuration["apiVersion"], "kubeproxy.config.k8s.io/v1alpha1");
     assert_eq!(configuration["healthzBindAddress"], "0.0.0.0:10256");
+    // What holds, and not only what was typed; of the periods, those of the mode.
+    assert_eq!(
+        (&configuration["mode"], &configuration["detectLocalMode"], &configuration["nodePortAddresses"]),
+        (&json!("nftables"), &json!("ClusterCIDR"), &json!(["primary"]))
+    );
+    let periods = ["nftables", "iptables", "ipvs"].map(|mode| configuration[mode]["syncPeriod"].clone());
+    assert_eq!(periods, ["30s", "0s", "0s"]);
     assert_eq!(status(&bench.curl(&format!("{METRICS}/not"))), "404");
     let metrics = text("/metrics");
     for name in [

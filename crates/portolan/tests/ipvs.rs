@@ -17,8 +17,11 @@ const AT_ONCE: usize = 12;
 /// A machine without hardware help may be slow; what it may not do is lose a connection.
 const LONG: Duration = Duration::from_secs(60);
 
+/// Closed connections are remembered for two minutes, which is longer than tests wait for anything.
+const DRAIN_LIMIT: &str = "15s";
+
 type Test = (&'static str, fn());
-const TESTS: [Test; 8] = [
+const TESTS: [Test; 10] = [
     ("ipvs_is_found_well_by_the_doctor", doctor),
     ("ipvs_churns_under_load", churn),
     ("ipvs_survives_a_kill_under_load", killed),
@@ -26,6 +29,8 @@ const TESTS: [Test; 8] = [
     ("ipvs_repairs_what_others_change", vandalism),
     ("ipvs_rolls_under_load", rolling),
     ("ipvs_is_shown_by_the_demo", demo),
+    ("ipvs_gives_way_to_another_mode_and_comes_back", modes),
+    ("ipvs_of_kube_proxy_gives_way", after_kube_proxy),
     ("ipvs_is_planned_shown_and_cleaned_up", subcommands),
 ];
 
@@ -226,5 +231,127 @@ fn vandalism() {
         });
         assert!(bench.client.ask(Protocol::Tcp, bench.cluster_ip()).is_ok(), "{vandalism}");
         assert!(bench.outside.ask(Protocol::Tcp, bench.node_port()).is_ok(), "{vandalism}");
+    }
+}
+
+/// Established connections go on in the virtual servers that are leaving.
+fn modes() {
+    let mut bench = Bench::new("ipvs", 3);
+    let before = tables(&bench);
+    bench.set_drain_limit(DRAIN_LIMIT);
+    bench.start();
+    let load = load(&bench);
+    let held = bench.client.client(Protocol::Tcp).hold(bench.cluster_ip(), 5, Duration::from_millis(50));
+    let held = held.expect("connections to hold");
+    let change = |bench: &mut Bench, mode| {
+        bench.kill();
+        bench.set_mode(mode);
+        bench.spawn();
+    };
+    change(&mut bench, "nftables");
+    let weighs = |bench: &Bench| bench.tool("ipvsadm -Sn").lines().any(|line| line.ends_with("-w 1"));
+    bench.until("virtual servers take no new connections", |bench| {
+        bench.tool("ipvsadm -Sn").contains("-w 0") && !weighs(bench)
+    });
+    assert!(!bench.tool("nft list tables").contains("portolan-ipvs"));
+    std::thread::sleep(Duration::from_secs(1));
+    let report = held.finish();
+    assert!(report.unharmed(), "{report:?}");
+    change(&mut bench, "ipvs");
+    bench.until("virtual servers take connections again", |bench| {
+        weighs(bench) && bench.tool("nft list tables").lines().all(|table| table.ends_with("-ipvs"))
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    change(&mut bench, "iptables");
+    bench.until("the tables are gone", |bench| !bench.tool("nft list tables").contains("portolan"));
+    let report = load.stop().expect("a report");
+    println!("{report}");
+    assert_eq!(report.failed(), 0, "{report}");
+    bench.until("virtual servers and device are gone", |bench| {
+        bench.tool("ipvsadm -Sn").is_empty() && !bench.tool("ip link show").contains("kube-ipvs0")
+    });
+    bench.kill();
+    let said = bench.tool(&format!("{} cleanup", env!("CARGO_BIN_EXE_portolan")));
+    println!("{said}");
+    let rest =
+        |line: &String| !line.contains("chain ") && !line.contains("table ip") && !line.contains("policy");
+    let (now, before): (Vec<_>, Vec<_>) = (tables(&bench), before);
+    let of =
+        |lines: Vec<String>| lines.into_iter().filter(rest).filter(|l| !l.is_empty()).collect::<Vec<_>>();
+    assert_eq!(of(now), of(before));
+}
+
+/// What kube-proxy leaves in mode ipvs, by the tools that it uses itself.
+fn kube_proxys(bench: &Bench) {
+    let (node, ip) = (bench.node.ipv4(), common::CLUSTER_IP);
+    bench.tool("sysctl -w net.ipv4.vs.conntrack=1");
+    bench.tool("ip link add kube-ipvs0 type dummy");
+    bench.tool(&format!("ip addr add {ip}/32 dev kube-ipvs0"));
+    let somebody_elses = "192.0.2.77:80";
+    for at in [format!("{ip}:80"), format!("{node}:{}", common::NODE_PORT), somebody_elses.to_owned()] {
+        bench.tool(&format!("ipvsadm -A -t {at} -s rr"));
+        for backend in &bench.backends {
+            bench.tool(&format!("ipvsadm -a -t {at} -r {}:8080 -m -w 1", backend.ipv4()));
+        }
+    }
+    bench.tool("ipset create KUBE-CLUSTER-IP hash:ip,port");
+    bench.tool("ipset create KUBE-IPVS-IPS hash:ip");
+    bench.tool("ipset create others hash:ip");
+    bench.tool(&format!("ipset add KUBE-CLUSTER-IP {ip},tcp:80"));
+    bench.feed(
+        "iptables-legacy-restore --noflush",
+        "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-NODE-PORT - [0:0]\n\
+         :KUBE-LOAD-BALANCER - [0:0]\n\
+         -A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
+         -A OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
+         -A POSTROUTING -m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING\n\
+         -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
+         -A KUBE-POSTROUTING -j MASQUERADE\n\
+         -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000\n\
+         -A KUBE-NODE-PORT -j KUBE-MARK-MASQ\n\
+         -A KUBE-SERVICES ! -s 10.244.0.0/16 -m set --match-set KUBE-CLUSTER-IP dst,dst -j KUBE-MARK-MASQ\n\
+         -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODE-PORT\n\
+         -A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT\nCOMMIT\n\
+         *filter\n:KUBE-IPVS-FILTER - [0:0]\n:KUBE-PROXY-FIREWALL - [0:0]\n\
+         -A INPUT -m comment --comment \"kubernetes ipvs access filter\" -j KUBE-IPVS-FILTER\n\
+         -A INPUT -j KUBE-PROXY-FIREWALL\n\
+         -A KUBE-IPVS-FILTER -m set --match-set KUBE-CLUSTER-IP dst,dst -j RETURN\n\
+         -A KUBE-IPVS-FILTER -m conntrack --ctstate NEW -m set --match-set KUBE-IPVS-IPS dst -j REJECT\nCOMMIT\n",
+    );
+}
+
+/// To each of our modes, without a failed connection; in the end nothing is left but what is
+/// somebody else's.
+fn after_kube_proxy() {
+    for mode in ["nftables", "iptables", "ipvs"] {
+        let mut bench = Bench::new("ipvs", 3);
+        bench.set_drain_limit(DRAIN_LIMIT);
+        let (_server, kubeconfig) = bench.api();
+        kube_proxys(&bench);
+        let load = load(&bench);
+        let held = bench.client.client(Protocol::Tcp).hold(bench.cluster_ip(), 5, Duration::from_millis(50));
+        let held = held.expect("connections to hold");
+        std::thread::sleep(Duration::from_secs(1));
+        bench.spawn_in_cluster(mode, &kubeconfig);
+        bench.until("kube-proxy's sets are gone", |bench| !bench.tool("ipset list -n").contains("KUBE-"));
+        assert_eq!(bench.tool("ipset list -n").trim(), "others", "{mode}");
+        std::thread::sleep(Duration::from_secs(1));
+        let held = held.finish();
+        assert!(held.unharmed(), "{mode}: {held:?}");
+        let report = load.stop().expect("a report");
+        println!("{mode}: {report}");
+        assert_eq!(report.failed(), 0, "{mode}: {report}");
+        let chains = bench.tool("iptables-legacy-save");
+        for name in ["KUBE-NODE-PORT ", "KUBE-IPVS-FILTER", "KUBE-LOAD-BALANCER"] {
+            assert!(!chains.contains(name), "{mode}: {chains}");
+        }
+        if mode != "ipvs" {
+            let only = "-A -t 192.0.2.77:80 -s rr";
+            bench.until("virtual servers and device are gone", |bench| {
+                let servers = bench.tool("ipvsadm -Sn");
+                servers.lines().filter(|line| line.starts_with("-A")).collect::<Vec<_>>() == [only]
+                    && !bench.tool("ip link show").contains("kube-ipvs0")
+            });
+        }
     }
 }

@@ -190,7 +190,10 @@ fn called_kube_proxy_it_is_that_program() {
     cluster.until_routed(&[0, 1]);
     assert!(cluster.bench.curl("http://127.0.0.1:10249/proxyMode").ends_with("\r\n\r\nnftables"));
     let flags = cluster.bench.curl("http://127.0.0.1:10249/flagz");
-    assert!(flags.contains("hostname-override=node-a\nmasquerade-all=true\n"), "{flags}");
+    assert!(
+        flags.contains("\nmasquerade-all: true\n") && flags.contains("\nconntrack-min: 131072\n"),
+        "{flags}"
+    );
     let configz = cluster.bench.curl("http://127.0.0.1:10249/configz");
     assert!(configz.contains("\"clusterCIDR\":\"10.244.0.0/16\""), "{configz}");
     // Any change of the file ends it with an error, and what is routed stays routed.
@@ -331,11 +334,11 @@ fn taking_over_from_a_kube_proxy_and_going_back() {
     let before = load.answered();
     cluster.bench.until("new connections go our way", |_| load.answered() > before + 50);
     load.next_phase();
-    // Both of ours and theirs are taken away by the same errand; first a way for those on the road.
     let phases = load.phases();
     assert!(phases[2].keys().all(|backend| backend != "web-0"), "{phases:?}");
+    let gone = |bench: &Bench| !bench.tool("nft list tables").contains("kube-proxy");
+    cluster.bench.until("theirs is withdrawn", gone);
     cluster.bench.kill();
-    cluster.bench.tool("nft delete table ip kube-proxy");
     let before = load.answered();
     cluster.bench.until("it goes on without theirs", |_| load.answered() > before + 50);
     // And back: theirs again, ours withdrawn.

@@ -4,9 +4,8 @@
 mod common;
 
 use common::{Bench, CLUSTER_IP, NODE_PORT};
-use lab::api::{ApiOptions, ApiServer};
+use lab::api::ApiServer;
 use lab::{Load, Protocol, Running};
-use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -66,29 +65,12 @@ struct After {
 impl After {
     fn new(mode: &'static str) -> After {
         let bench = Bench::new(mode, 2);
-        let start = || ApiServer::start(SocketAddr::from(([127, 0, 0, 1], 6443)), ApiOptions::default());
-        let server = bench.node.run(start).expect("the host is there").expect("a server");
-        server.set(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"},
-            "status": {"addresses": [{"type": "InternalIP", "address": bench.node.ipv4()}]}}));
-        server.set(
-            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
-            "spec": {"type": "NodePort", "clusterIP": CLUSTER_IP, "clusterIPs": [CLUSTER_IP],
-                "ports": [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": NODE_PORT}]}}),
-        );
-        let endpoints: Vec<Value> =
-            bench.backends.iter().map(|host| json!({"addresses": [host.ipv4()]})).collect();
-        server.set(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
-            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints}));
-        let kubeconfig = bench.file("kubeconfig", &server.kubeconfig()).display().to_string();
+        let (server, kubeconfig) = bench.api();
         After { bench, _server: server, kubeconfig }
     }
 
-    /// Starts ours and waits until it has synced.
     fn take_over(&mut self, mode: &str) {
-        let arguments =
-            ["run", "--mode", mode, "--hostname-override", "node-a", "--kubeconfig", &self.kubeconfig];
-        self.bench.spawn_as("portolan", &arguments);
+        self.bench.spawn_in_cluster(mode, &self.kubeconfig);
     }
 
     /// What kube-proxy leaves in mode iptables.

@@ -5,7 +5,9 @@
 pub(crate) mod dns;
 pub(crate) mod local;
 
+use lab::api::{ApiOptions, ApiServer};
 use lab::{Host, Lab, Node, Process, Protocol, Server};
+use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +39,7 @@ pub(crate) struct Bench {
     pub(crate) manifests: PathBuf,
     program: Option<Process>,
     mode: &'static str,
+    configuration: Option<String>,
 }
 
 impl Bench {
@@ -69,6 +72,7 @@ impl Bench {
             manifests,
             program: None,
             mode,
+            configuration: None,
         };
         bench.write("node.yaml", &format!(
             "apiVersion: v1\nkind: Node\nmetadata: {{name: node-a}}\nstatus: {{addresses: [{{type: InternalIP, address: {}}}]}}\n",
@@ -191,11 +195,19 @@ impl Bench {
         self.mode = mode;
     }
 
+    /// From the next start on, virtual servers that are leaving go after this time.
+    pub(crate) fn set_drain_limit(&mut self, limit: &str) {
+        let text = format!(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n---\n\
+             apiVersion: portolan.dev/v1alpha1\nkind: PortolanConfiguration\nipvs: {{drainLimit: {limit}}}\n"
+        );
+        self.configuration = Some(self.file("configuration", &text).display().to_string());
+    }
+
     /// Starts the program and does not wait.
     pub(crate) fn spawn(&mut self) {
         let manifests = self.manifests.display().to_string();
-        let node = ["run", "--mode", self.mode, "--hostname-override", "node-a", "--manifests", &manifests];
-        self.spawn_as("portolan", &node);
+        self.run(self.mode, &["--manifests", &manifests]);
     }
 
     /// Starts the program under a name, with these arguments, and does not wait.
@@ -262,6 +274,40 @@ impl Bench {
         drop(input);
         let status = process.child().wait().expect("it ends");
         assert!(status.success(), "{command}: {status}");
+    }
+
+    /// An API server on the node, which tells of the node and of the Service with all backends, and the
+    /// kubeconfig that leads there.
+    pub(crate) fn api(&self) -> (ApiServer, String) {
+        let start = || ApiServer::start(SocketAddr::from(([127, 0, 0, 1], 6443)), ApiOptions::default());
+        let server = self.node.run(start).expect("the host is there").expect("a server");
+        server.set(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"},
+            "status": {"addresses": [{"type": "InternalIP", "address": self.node.ipv4()}]}}));
+        server.set(
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"type": "NodePort", "clusterIP": CLUSTER_IP, "clusterIPs": [CLUSTER_IP],
+                "ports": [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": NODE_PORT}]}}),
+        );
+        let endpoints: Vec<_> =
+            self.backends.iter().map(|host| json!({"addresses": [host.ipv4()]})).collect();
+        server.set(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints}));
+        let kubeconfig = self.file("kubeconfig", &server.kubeconfig()).display().to_string();
+        (server, kubeconfig)
+    }
+
+    /// Starts the program in this mode, for a cluster that is told of by an API server.
+    pub(crate) fn spawn_in_cluster(&mut self, mode: &str, kubeconfig: &str) {
+        self.run(mode, &["--kubeconfig", kubeconfig]);
+    }
+
+    fn run(&mut self, mode: &str, source: &[&str]) {
+        let configuration = self.configuration.clone();
+        let mut arguments = vec!["run", "--mode", mode, "--hostname-override", "node-a"];
+        arguments.extend(source);
+        arguments.extend(configuration.iter().flat_map(|file| ["--config", file]));
+        self.spawn_as("portolan", &arguments);
     }
 
     /// What a tool prints in the node's namespace. It must succeed.

@@ -57,6 +57,7 @@ pub(crate) mod ready;
 mod reload;
 mod rewrite;
 mod root;
+mod rrl;
 mod secondary;
 mod self_query;
 mod template;
@@ -100,7 +101,8 @@ const fn not_built(name: &'static str) -> Kind {
     Kind { name, set_up: SetUp::NotBuilt }
 }
 
-/// All plugins, in the order in which questions come to them: CoreDNS' own (its `plugin.cfg`).
+/// All plugins, in the order in which questions come to them: CoreDNS' own (its `plugin.cfg`),
+/// and `rrl`, which has to be put there.
 pub const PLUGINS: &[Kind] = &[
     built("root", root::set_up),
     built("metadata", metadata::set_up),
@@ -127,6 +129,7 @@ pub const PLUGINS: &[Kind] = &[
     built("errors", errors::set_up),
     built("log", log::set_up),
     not_built("dnstap"),
+    built("rrl", rrl::set_up),
     built("local", local::set_up),
     built("dns64", dns64::set_up),
     built("any", any::set_up),
@@ -184,7 +187,7 @@ mod tests {
         names.sort_unstable();
         let twice: Vec<&[&str]> = names.windows(2).filter(|two| two[0] == two[1]).collect();
         assert!(twice.is_empty(), "{twice:?}");
-        assert_eq!(names.len(), 60);
+        assert_eq!(names.len(), 61);
     }
 
     #[test]

@@ -1,20 +1,22 @@
 //! Pages over HTTP/1.1, as much of it as kubelet, Prometheus and curl need: GET, one question a
 //! connection.
 
+use crate::secure::{Identity, Inside};
 use crate::web::{EVERYWHERE, Page, Said};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 /// The longest request, headers and all.
 const REQUEST_BYTES_MAX: usize = 8192;
@@ -31,23 +33,31 @@ pub(crate) type Pages = BTreeMap<&'static str, Page>;
 /// One address.
 pub(crate) struct Http {
     pages: Arc<ArcSwap<Pages>>,
+    identity: Arc<ArcSwapOption<Identity>>,
     task: JoinHandle<()>,
 }
 
 impl Http {
     /// Begins to serve.
-    pub(crate) fn start(address: SocketAddr, pages: Pages, runtime: &Handle) -> io::Result<Http> {
+    pub(crate) fn start(
+        address: SocketAddr,
+        pages: Pages,
+        identity: Option<Arc<Identity>>,
+        runtime: &Handle,
+    ) -> io::Result<Http> {
         let socket = listen(address)?;
         let _inside = runtime.enter();
         let listener = TcpListener::from_std(socket.into())?;
         let pages = Arc::new(ArcSwap::from_pointee(pages));
-        let task = runtime.spawn(accept(listener, pages.clone()));
-        Ok(Http { pages, task })
+        let identity = Arc::new(ArcSwapOption::new(identity));
+        let task = runtime.spawn(accept(listener, pages.clone(), identity.clone()));
+        Ok(Http { pages, identity, task })
     }
 
-    /// Other pages from now on.
-    pub(crate) fn set(&self, pages: Pages) {
+    /// Other pages from now on, and who we are, if they are encrypted.
+    pub(crate) fn set(&self, pages: Pages, identity: Option<Arc<Identity>>) {
         self.pages.store(Arc::new(pages));
+        self.identity.store(identity);
     }
 }
 
@@ -79,15 +89,24 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
     }
 }
 
-async fn accept(listener: TcpListener, pages: Arc<ArcSwap<Pages>>) {
+async fn accept(listener: TcpListener, pages: Arc<ArcSwap<Pages>>, identity: Arc<ArcSwapOption<Identity>>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let pages = pages.load_full();
+                let config = identity.load().as_ref().and_then(|identity| identity.config(Inside::Http1));
                 tokio::spawn(async move {
-                    let _ = timeout(PATIENCE, serve(stream, &pages)).await;
+                    let serving = async {
+                        match config {
+                            None => serve(stream, &pages).await,
+                            Some(config) => {
+                                serve(TlsAcceptor::from(config).accept(stream).await?, &pages).await
+                            }
+                        }
+                    };
+                    let _ = timeout(PATIENCE, serving).await;
                     drop(place);
                 });
             }
@@ -96,7 +115,7 @@ async fn accept(listener: TcpListener, pages: Arc<ArcSwap<Pages>>) {
     }
 }
 
-async fn serve(mut stream: TcpStream, pages: &Pages) -> io::Result<()> {
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, pages: &Pages) -> io::Result<()> {
     let mut request = Vec::new();
     while !request.windows(4).any(|window| window == b"\r\n\r\n") {
         let more = stream.read_buf(&mut request).await?;
@@ -122,6 +141,7 @@ async fn serve(mut stream: TcpStream, pages: &Pages) -> io::Result<()> {
         text.push_str(body);
     }
     stream.write_all(text.as_bytes()).await?;
+    stream.flush().await?;
     stream.shutdown().await
 }
 

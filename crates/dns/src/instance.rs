@@ -461,7 +461,8 @@ impl Instance {
                 continue;
             }
             let failed = |source| Error::Listen { address: address.to_string(), source };
-            pages.insert(address, Http::start(address, all, handle).map_err(failed)?);
+            let identity = process.page_identities.get(&address).cloned();
+            pages.insert(address, Http::start(address, all, identity, handle).map_err(failed)?);
         }
         Ok(pages)
     }
@@ -470,7 +471,7 @@ impl Instance {
         let mut wanted = pages_by_address(process);
         self.pages.retain(|address, http| match wanted.remove(address) {
             Some(pages) => {
-                http.set(pages);
+                http.set(pages, process.page_identities.get(address).cloned());
                 true
             }
             None => false,

@@ -178,6 +178,8 @@ impl Default for Limits {
 pub struct ProcessSettings {
     /// Pages to serve over HTTP, at their addresses.
     pub pages: Vec<(SocketAddr, Page)>,
+    /// Who we are at addresses of pages that are encrypted.
+    pub(crate) page_identities: BTreeMap<SocketAddr, Arc<Identity>>,
     /// Look whether the Corefile has changed so often, and wait up to so much longer.
     pub reload: Option<(Duration, Duration)>,
     /// So long health is told to be bad before we stop.

@@ -565,3 +565,29 @@ fn a_quic_connection_outlives_a_reload_and_ends_with_the_server() {
         assert_eq!(closed.error_code, quinn::VarInt::from_u32(0));
     });
 }
+
+#[test]
+fn metrics_in_tls() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one").port();
+    let lines = format!("{LINES}\nprometheus 127.0.0.1:{port} {{\ntls web.yml\n}}");
+    let directory = std::env::temp_dir().join(format!("portolan-secure-metrics-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let config = "tls_server_config: {cert_file: server.pem, key_file: server.key}\n";
+    std::fs::write(directory.join("web.yml"), config).expect("written");
+    let mut server = Server::new("metrics", "https", &lines);
+    server.address.set_port(port);
+    run(async {
+        let mut stream = server.connect(None, &[b"http/1.1"]).await;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+        stream.flush().await.expect("sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.expect("a page");
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("coredns_build_info"), "{text}");
+        // In the clear there is nothing.
+        let mut stream = TcpStream::connect(server.address).await.expect("connected");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes).await;
+        assert!(!bytes.starts_with(b"HTTP/"), "{bytes:?}");
+    });
+}

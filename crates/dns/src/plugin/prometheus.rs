@@ -1,7 +1,10 @@
 //! `prometheus`: counts questions and answers, and shows all counters over HTTP.
 //!
 //! ```text
-//! prometheus [ADDRESS:PORT]       by default localhost:9153
+//! prometheus [ADDRESS:PORT] {     by default localhost:9153
+//!     runtime_metrics
+//!     tls FILE
+//! }
 //! ```
 //!
 //! `/metrics` has CoreDNS' families, names and labels. What is counted for every question is counted
@@ -12,6 +15,7 @@ use crate::chain::{At, Plugin, Sent, Step};
 use crate::corefile::Error;
 use crate::exchange::Exchange;
 use crate::metrics::{Collect, Exposition, Kind, labels_text};
+use crate::secure::{Identity, web_config};
 use crate::setup::{Setting, socket_address};
 use crate::web::{Page, Said};
 use std::cell::Cell;
@@ -182,7 +186,14 @@ pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>
         match option.name.text.as_str() {
             // There is no Go runtime to tell about; what the process uses is shown anyhow.
             "runtime_metrics" => option.no_arguments()?,
-            "tls" => return Err(option.error("this option is not built")),
+            "tls" => {
+                let [word] = option.exactly()?;
+                let files = web_config::read(&setting.block.path(&word.text));
+                let identity = files.and_then(Identity::read).map_err(|what| word.error(what))?;
+                let identity = Arc::new(identity);
+                setting.process.plugins.push(super::tls::looker(identity.clone()));
+                setting.process.page_identities.insert(address, identity);
+            }
             _ => return Err(option.unknown_option("prometheus")),
         }
     }

@@ -66,8 +66,13 @@ pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>
     };
     let identity = Arc::new(Identity::read(files).map_err(|error| line.error(error))?);
     setting.block.identity = Some(identity.clone());
-    setting.process.plugins.push(Arc::new(Looker { identity, task: Mutex::default() }));
+    setting.process.plugins.push(looker(identity));
     Ok(None)
+}
+
+/// What looks at the files of an identity while it is in force.
+pub(super) fn looker(identity: Arc<Identity>) -> Arc<dyn Plugin> {
+    Arc::new(Looker { identity, task: Mutex::default() })
 }
 
 impl Plugin for Looker {

@@ -4,6 +4,7 @@
 
 mod clients;
 mod key_log;
+pub(crate) mod web_config;
 
 pub(crate) use clients::ClientAuth;
 
@@ -24,6 +25,8 @@ pub(crate) enum Inside {
     Framed,
     /// HTTP of either version.
     Http,
+    /// HTTP/1.1 only.
+    Http1,
     /// HTTP/2 only.
     Http2,
     /// DNS over QUIC.
@@ -31,12 +34,13 @@ pub(crate) enum Inside {
 }
 
 impl Inside {
-    const ALL: [Inside; 4] = [Inside::Framed, Inside::Http, Inside::Http2, Inside::Quic];
+    const ALL: [Inside; 5] = [Inside::Framed, Inside::Http, Inside::Http1, Inside::Http2, Inside::Quic];
 
     fn protocols(self) -> &'static [&'static [u8]] {
         match self {
             Inside::Framed => &[],
             Inside::Http => &[b"h2", b"http/1.1"],
+            Inside::Http1 => &[b"http/1.1"],
             Inside::Http2 => &[b"h2"],
             Inside::Quic => &[b"doq"],
         }
@@ -136,5 +140,49 @@ impl Files {
 
     fn about(&self, path: &Path, error: &dyn std::fmt::Display) -> String {
         format!("{}: {error}", path.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Scratch, scratch};
+
+    /// A certificate for a name, and its key.
+    fn write(dir: &Scratch, name: &str) {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        dir.write("key", &made.signing_key.serialize_pem());
+        dir.write("pem", &made.cert.pem());
+    }
+
+    #[test]
+    fn files_are_read_again_when_they_have_changed() {
+        let dir = scratch("identity");
+        let path = |name: &str| PathBuf::from(format!("{}/{name}", dir.path()));
+        let files = Files {
+            certificate: path("pem"),
+            key: path("key"),
+            authorities: None,
+            client_auth: ClientAuth::NoCert,
+            key_log: None,
+        };
+        let error = Identity::read(files.clone()).unwrap_err();
+        assert!(error.starts_with(&format!("{}: ", path("pem").display())), "{error}");
+        write(&dir, "one");
+        let identity = Identity::read(files).unwrap();
+        let config = || identity.config(Inside::Framed).unwrap();
+        let first = config();
+        identity.look_again();
+        assert!(Arc::ptr_eq(&first, &config()), "nothing has changed");
+        // Half of it is there, or none.
+        dir.write("key", "of nobody");
+        identity.look_again();
+        dir.remove("key");
+        identity.look_again();
+        assert!(Arc::ptr_eq(&first, &config()), "what was good stays");
+        write(&dir, "another");
+        identity.look_again();
+        assert!(!Arc::ptr_eq(&first, &config()));
+        assert_eq!(identity.config(Inside::Quic).unwrap().alpn_protocols, [b"doq"]);
     }
 }

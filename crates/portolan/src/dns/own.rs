@@ -155,7 +155,7 @@ mod tests {
 
     fn service(name: &str) -> model::Change {
         let text = format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: n}}\nspec: {{clusterIP: None}}\n"
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: None}}\n"
         );
         let loaded = watch::parse(Path::new("t"), text.as_bytes(), Keep::ALL);
         model::Change::Apply(loaded.objects.into_iter().next().expect("a Service"))

@@ -3,16 +3,18 @@
 //! It asks the kernel rather than lists of what a kernel should have: each mode is tried with a
 //! Service of every kind, in a network namespace of its own that is gone afterwards (`modes.rs`). Lists
 //! (`modules.rs`) only explain what was refused. What else works on the same corner of the node is
-//! looked for in `neighbours.rs`, the node's switches in `switches.rs`. Nothing is changed.
+//! looked for in `neighbours.rs`, the node's switches in `switches.rs`. Nothing is changed. How names are
+//! looked up from here is another question, and another command: `names.rs`.
 
 mod modes;
 mod modules;
+mod names;
 mod neighbours;
 mod switches;
 
 use crate::error::Error;
 use crate::{node, output, rights};
-use clap::Args;
+use clap::{Args, Subcommand};
 use modules::Modules;
 use serde::Serialize;
 use std::io::Write as _;
@@ -21,7 +23,10 @@ use std::process::ExitCode;
 
 /// Tell whether this node can run each mode, and what is missing if not
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    of: Option<Of>,
     /// A KubeProxyConfiguration: its mode and its scheduler are looked at
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -31,6 +36,12 @@ pub(crate) struct Arguments {
     /// Print one JSON object, on one line
     #[arg(long)]
     json: bool,
+}
+
+/// What else there is to look at.
+#[derive(Subcommand)]
+enum Of {
+    Names(names::Arguments),
 }
 
 /// How bad it is.
@@ -88,6 +99,9 @@ struct Answer {
 
 /// Looks at the node.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
+    if let Some(Of::Names(arguments)) = arguments.of {
+        return names::run(arguments);
+    }
     telemetry::log::quiet();
     let node::Loaded { configuration, .. } = node::load(arguments.config.as_deref())?;
     let asked = arguments.mode.unwrap_or(configuration.mode);

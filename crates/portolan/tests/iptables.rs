@@ -90,3 +90,24 @@ fn what_is_broken_is_mended_by_legacy() {
 fn what_is_broken_is_mended_by_nft() {
     vandals("nft");
 }
+
+/// All who write iptables-legacy share a lock. One that does not come free is told and counted, and
+/// when it does, all is written.
+#[test]
+fn a_lock_that_another_program_holds() {
+    let mut bench = bench("legacy", 2);
+    let path = bench.file("xtables.lock", "");
+    bench.set_environment("XTABLES_LOCKFILE", path.display().to_string());
+    let lock = std::fs::File::open(&path).expect("it is there");
+    lock.lock().expect("nobody has it");
+    bench.spawn();
+    let failures = "kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family=\"IPv4\"} ";
+    bench.until("a failure is counted", |bench| {
+        let served = bench.is_served("http://127.0.0.1:10249/metrics");
+        let metrics = if served { bench.curl("http://127.0.0.1:10249/metrics") } else { String::new() };
+        metrics.lines().filter_map(|line| line.strip_prefix(failures)).any(|count| count != "0")
+    });
+    assert!(!tables(&bench, "legacy").iter().any(|line| line.contains("DNAT")));
+    lock.unlock().expect("it is ours");
+    bench.until("the Service answers", |bench| bench.client.ask(Protocol::Tcp, bench.cluster_ip()).is_ok());
+}

@@ -40,6 +40,7 @@ pub(crate) struct Bench {
     program: Option<Process>,
     mode: &'static str,
     configuration: Option<String>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Bench {
@@ -73,6 +74,7 @@ impl Bench {
             program: None,
             mode,
             configuration: None,
+            environment: Vec::new(),
         };
         bench.write("node.yaml", &format!(
             "apiVersion: v1\nkind: Node\nmetadata: {{name: node-a}}\nstatus: {{addresses: [{{type: InternalIP, address: {}}}]}}\n",
@@ -195,6 +197,11 @@ impl Bench {
         self.mode = mode;
     }
 
+    /// From the next start on, the program has this in its environment.
+    pub(crate) fn set_environment(&mut self, name: &'static str, value: String) {
+        self.environment.push((name, value));
+    }
+
     /// From the next start on, virtual servers that are leaving go after this time.
     pub(crate) fn set_drain_limit(&mut self, limit: &str) {
         let text = format!(
@@ -214,6 +221,7 @@ impl Bench {
     pub(crate) fn spawn_as(&mut self, name: &str, arguments: &[&str]) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
         command.arg0(name).args(arguments).stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.program = Some(self.node.spawn(&mut command).expect("the program starts"));
     }
 

@@ -73,6 +73,12 @@ fn load(bench: &Bench) -> lab::Running {
     load.per_second(RATE).at_once(AT_ONCE).timeout(LONG).start(&[&bench.client]).expect("a load")
 }
 
+/// Connections that are held, which may be slow, too.
+fn hold(bench: &Bench) -> lab::Held {
+    let client = bench.client.client(Protocol::Tcp).timeout(LONG);
+    client.hold(bench.cluster_ip(), 5, Duration::from_millis(50)).expect("connections to hold")
+}
+
 fn doctor() {
     let bench = Bench::new("ipvs", 1);
     let program = env!("CARGO_BIN_EXE_portolan");
@@ -241,8 +247,7 @@ fn modes() {
     bench.set_drain_limit(DRAIN_LIMIT);
     bench.start();
     let load = load(&bench);
-    let held = bench.client.client(Protocol::Tcp).hold(bench.cluster_ip(), 5, Duration::from_millis(50));
-    let held = held.expect("connections to hold");
+    let held = hold(&bench);
     let change = |bench: &mut Bench, mode| {
         bench.kill();
         bench.set_mode(mode);
@@ -329,8 +334,7 @@ fn after_kube_proxy() {
         let (_server, kubeconfig) = bench.api();
         kube_proxys(&bench);
         let load = load(&bench);
-        let held = bench.client.client(Protocol::Tcp).hold(bench.cluster_ip(), 5, Duration::from_millis(50));
-        let held = held.expect("connections to hold");
+        let held = hold(&bench);
         std::thread::sleep(Duration::from_secs(1));
         bench.spawn_in_cluster(mode, &kubeconfig);
         bench.until("kube-proxy's sets are gone", |bench| !bench.tool("ipset list -n").contains("KUBE-"));

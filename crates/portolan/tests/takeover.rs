@@ -53,6 +53,10 @@ fn our_own_mode_changes_under_load() {
         std::thread::sleep(WHILE);
     }
     none_failed(flowing);
+    bench.kill();
+    bench.spawn_as("portolan", &["cleanup"]);
+    assert_eq!(bench.ended(), Some(0));
+    assert!(iptables_are_empty(&bench) && !has_tables(&bench));
 }
 
 /// A cluster with an API server, whose Service a kube-proxy routed.

@@ -378,6 +378,24 @@ fn a_watch_that_hangs_for_ever() {
     assert_eq!(server.faults_left(), 0);
 }
 
+/// One that has just been started refuses everybody until it has read who may what.
+#[test]
+fn a_server_that_refuses_for_a_moment() {
+    let server = server(ApiOptions::default());
+    let follower = Follower::new(&server, Keep::default(), WAITS);
+    follower.until_right(&server, "the start");
+    for path in ["/nodes", "/nodes", "/services", "/servicecidrs"] {
+        server.fault(path, Fault::Refuse(403, "Forbidden", "not for you, yet"));
+    }
+    server.cut();
+    let mut own = node(NODE);
+    own["spec"]["podCIDRs"] = json!(["10.9.0.0/24"]);
+    server.set(own);
+    server.set(service("meanwhile", 132));
+    follower.until_right(&server, "it refuses nobody any more");
+    assert_eq!(server.faults_left(), 0);
+}
+
 #[test]
 fn what_may_be_missing_is_gone_without() {
     let server = server(ApiOptions::default());

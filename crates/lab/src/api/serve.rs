@@ -145,7 +145,8 @@ fn answer(shared: &Shared, generation: u64, target: &str, out: &mut Out<'_>) -> 
     let selector = Selector::new(get("labelSelector"), get("fieldSelector"));
     let version = get("resourceVersion").parse::<u64>().ok();
     let now = lock(&shared.store).version();
-    if version.is_some_and(|version| version > now) {
+    // A watch from the future is taken, and is silent until that has come: so does a real server.
+    if version.is_some_and(|version| version > now) && get("watch") != "true" {
         let message =
             format!("Timeout: Too large resource version: {}, current: {now}", version.unwrap_or(0));
         return out.refuse(504, "Timeout", &message);

@@ -60,7 +60,7 @@ const WATCH_S: u64 = 300;
 const PAGE: u32 = 500;
 /// So many changes go into one batch of a list.
 const CHANGES_A_BATCH: usize = 32;
-/// How often we ask again for what is not there or not for us.
+/// How often we ask again, at last, for what is not there or not for us.
 const WAIT_ABSENT: Duration = Duration::from_secs(600);
 /// A watch that ended sooner than this is not opened again at once.
 const WATCH_SHORT: Duration = Duration::from_secs(1);
@@ -167,6 +167,8 @@ pub(super) struct Watcher {
     version: Option<String>,
     /// A list has come to its end at some time.
     listed: bool,
+    /// The server may be another than before, or its storage.
+    doubt: bool,
     waits: Waits,
     wait: Duration,
     told: Option<(String, Instant)>,
@@ -193,6 +195,7 @@ impl Watcher {
             fields: true,
             version: None,
             listed: false,
+            doubt: false,
             waits,
             wait: waits.first,
             told: None,
@@ -207,6 +210,7 @@ impl Watcher {
             let version = self.version.clone();
             let outcome = match &version {
                 None => self.list(),
+                Some(version) if self.doubt => self.watch_if_past(version),
                 Some(version) => self.watch(version),
             };
             match outcome {
@@ -224,6 +228,7 @@ impl Watcher {
     /// Decides what comes after trouble, and waits.
     fn suffer(&mut self, trouble: &Trouble) {
         self.intake.batch = Batch::default();
+        self.doubt = true;
         // Its storage has forgotten or has been put back, or the version was never one.
         let useless = trouble.is_expired() || trouble.is_too_new() || trouble.is_invalid();
         if self.version.is_some() && useless {
@@ -242,7 +247,10 @@ impl Watcher {
         if absent && self.intake.resource.optional() {
             self.tell(Severity::Notice, &format!("{trouble}; going on without"));
             self.intake.hub.settle(self.intake.number);
-            self.stop.sleep(WAIT_ABSENT);
+            // A server that has just been started refuses everybody until it has read who may what.
+            let wait = self.wait.mul_f64(0.5 + self.draw());
+            self.wait = (self.wait * 2).min(WAIT_ABSENT);
+            self.stop.sleep(wait);
             return;
         }
         let mut wait = self.wait.mul_f64(0.5 + self.draw());
@@ -256,11 +264,7 @@ impl Watcher {
 
     /// Things are well again.
     fn recover(&mut self) {
-        self.wait = self.waits.first;
-        if self.told.take().is_some() {
-            let what = format!("{}: well again", self.intake.resource.plural());
-            self.intake.deaf |= !self.intake.hub.tell(Severity::Notice, what);
-        }
+        recover(&mut self.intake, &mut self.told, &mut self.wait, self.waits.first);
     }
 
     /// Says what is wrong, once.
@@ -322,6 +326,38 @@ impl Watcher {
         self.follow(&target, false)
     }
 
+    /// A watch, unless the server's storage is older than what we know. It would take such a watch and
+    /// be silent until its versions have come so far (seen with 1.36); what was lost would stay here.
+    fn watch_if_past(&mut self, version: &str) -> Result<End, Trouble> {
+        let now = self.version_now()?;
+        self.doubt = false;
+        let numbers = (version.parse::<u64>(), now.parse::<u64>());
+        if matches!(numbers, (Ok(known), Ok(now)) if now < known) {
+            let what = format!("the storage is at version {now}, and was at {version}; listing anew");
+            self.tell(Severity::Notice, &what);
+            self.version = None;
+            return Ok(End::Quiet);
+        }
+        self.watch(version)
+    }
+
+    /// At which version the storage is.
+    fn version_now(&mut self) -> Result<String, Trouble> {
+        let target = self.target("&limit=1");
+        let mut answer = self.client.get(&target, self.waits.answer)?;
+        answer.set_patience(self.waits.list_silence)?;
+        let mut splitter = Splitter::new(Shape::List);
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let read = answer.read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            splitter.push(buffer.get(..read).unwrap_or_default(), |_| {}).map_err(too_large)?;
+        }
+        Ok(list_head(&splitter)?.resource_version)
+    }
+
     /// Reads a watch to its end.
     fn follow(&mut self, target: &str, lists: bool) -> Result<End, Trouble> {
         let timeout_s = WATCH_S + (self.draw() * WATCH_S as f64) as u64;
@@ -364,6 +400,9 @@ impl Watcher {
                 }
                 answer.set_patience(watch_silence)?;
                 self.listed = true;
+            }
+            if events > 0 && !listing {
+                recover(&mut self.intake, &mut self.told, &mut self.wait, self.waits.first);
             }
             if !self.intake.flush() {
                 return Ok(End::Deaf);
@@ -435,18 +474,32 @@ impl Watcher {
                 return Err(Trouble::Stopped);
             }
         }
-        if !splitter.is_whole() {
-            return Err(Trouble::Nonsense("a list that ends in the middle".into()));
-        }
-        let head: ListHead = serde_json::from_str(&splitter.around())
-            .map_err(|error| Trouble::Nonsense(format!("not a list: {error}")))?;
-        let ListMeta { resource_version: version, next } = head.metadata;
+        let ListMeta { resource_version: version, next } = list_head(&splitter)?;
         Ok(Page { version, next: Some(next).filter(|next| !next.is_empty()) })
     }
 
     fn target(&self, rest: &str) -> String {
         let Intake { resource, .. } = &self.intake;
         format!("{}?{}{rest}", resource.path(), resource.selectors(self.fields))
+    }
+}
+
+/// What stands around a list's items.
+fn list_head(splitter: &Splitter) -> Result<ListMeta, Trouble> {
+    if !splitter.is_whole() {
+        return Err(Trouble::Nonsense("a list that ends in the middle".into()));
+    }
+    let head: ListHead = serde_json::from_str(&splitter.around())
+        .map_err(|error| Trouble::Nonsense(format!("not a list: {error}")))?;
+    Ok(head.metadata)
+}
+
+/// Things are well again.
+fn recover(intake: &mut Intake, told: &mut Option<(String, Instant)>, wait: &mut Duration, first: Duration) {
+    *wait = first;
+    if told.take().is_some() {
+        let what = format!("{}: well again", intake.resource.plural());
+        intake.deaf |= !intake.hub.tell(Severity::Notice, what);
     }
 }
 

@@ -155,6 +155,15 @@ fn refusal(code: Code, what: &'static str) -> Said {
     Said { head, body: Vec::new(), trailers: None }
 }
 
+/// For fuzzing: reads anything as a packet.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Some(message) = unpack(bytes) {
+        // What we pack we understand.
+        let packed = pack(message);
+        assert_eq!(packed.get(PREFIX_BYTES..).and_then(unpack), Some(message));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -42,3 +42,14 @@ mod version;
 pub mod web;
 mod zone;
 pub mod zonefile;
+
+/// For fuzzing: takes anything for what comes by HTTPS and gRPC, without TLS and HTTP/2 around.
+#[doc(hidden)]
+pub fn fuzz_transports(bytes: &[u8]) {
+    https::fuzz(bytes);
+    grpc::fuzz(bytes);
+    if let Some(bytes) = std::str::from_utf8(bytes).ok().and_then(base64url::decode) {
+        let text = base64url::encode(&bytes);
+        assert_eq!(base64url::decode(&text).as_deref(), Some(&*bytes));
+    }
+}

@@ -41,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target { name: "corefiles", run: dns::corefile::fuzz, places: &[] },
     Target { name: "dns_messages", run: wire::fuzz, places: &[] },
+    Target { name: "dns_transports", run: dns::fuzz_transports, places: &[] },
     Target { name: "http_requests", run: telemetry::http::fuzz, places: &[] },
     Target { name: "manifests", run: watch::fuzz, places: &[("crates/watch/tests/cases", Seeds::Files)] },
     Target {

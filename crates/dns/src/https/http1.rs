@@ -238,3 +238,13 @@ fn parse(head: &[u8]) -> Option<request::Parts> {
     }
     Some(parts)
 }
+
+/// For fuzzing: reads anything as requests on a connection.
+pub(super) fn fuzz(bytes: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let Ok(runtime) = runtime else { return };
+    let mut reader = Reader { stream: tokio::io::join(bytes, tokio::io::sink()), ahead: Vec::new() };
+    while let Ok((head, body)) = runtime.block_on(reader.request(Timeouts::default())) {
+        let _ = (keeps_alive(&head), super::query(&head, body));
+    }
+}

@@ -32,6 +32,12 @@ pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, version_2
     }
 }
 
+/// For fuzzing: reads anything as requests.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    http1::fuzz(bytes);
+    age_s(bytes);
+}
+
 struct Https;
 
 impl Service for Https {

@@ -29,8 +29,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
 use wire::Header;
 
-/// So many queries are under way to one upstream; others go to the next.
-const QUERIES_MAX: usize = 4096;
+/// So many queries are under way to one upstream at most; others go to the next.
+pub(crate) const QUERIES_MAX: usize = 4096;
 /// So often a datagram socket is used before it gives way to one with another port.
 const DATAGRAM_USES_MAX: u32 = 16;
 /// After so many datagrams that do not fit, somebody may be guessing: the query goes by stream.
@@ -91,6 +91,8 @@ pub(crate) struct Settings {
     pub(crate) proxy_name: &'static str,
     /// Limits of connections.
     pub(crate) limits: Limits,
+    /// Queries under way to one of them.
+    pub(crate) queries_max: usize,
     /// For an answer to come.
     pub(crate) read_timeout: Duration,
     /// The address that queries come from.
@@ -153,7 +155,7 @@ impl Upstream {
             settings,
             datagrams: Pool::new(datagram_limits),
             streams: Pool::new(settings.limits),
-            under_way: Semaphore::new(QUERIES_MAX),
+            under_way: Semaphore::new(settings.queries_max),
             health: Health::default(),
             counts: Counts::new(metrics, settings.proxy_name, &label, stream_word),
             label,

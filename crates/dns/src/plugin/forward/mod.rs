@@ -7,6 +7,7 @@
 //!     max_fails NUMBER            max_connect_attempts NUMBER doh_method GET|POST
 //!     tls [CERT KEY] [CA]         tls_servername NAME         policy random|round_robin|sequential
 //!     health_check DURATION [no_rec] [domain NAME]            max_concurrent NUMBER
+//!     max_concurrent_each NUMBER
 //!     next RCODE...               next_on_nodata              failfast_all_unhealthy_upstreams
 //!     failover RCODE...           source_address IP           resolver IP[:PORT]...
 //!     random_case

@@ -6,7 +6,7 @@ use super::{Stanza, to};
 use crate::corefile::{Error, Line, Scheme, Word, host_and_port};
 use crate::say;
 use crate::setup::{Setting, duration, number};
-use crate::upstream::{Carrier, Check, Limits, Method, Query, Settings, Upstream, tls};
+use crate::upstream::{Carrier, Check, Limits, Method, QUERIES_MAX, Query, Settings, Upstream, tls};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -31,6 +31,7 @@ struct Options {
     check_recursion: bool,
     check_name: Name,
     concurrent_max: usize,
+    queries_max: usize,
     next: Vec<Rcode>,
     next_on_nodata: bool,
     fail_fast: bool,
@@ -63,6 +64,7 @@ impl Default for Options {
             check_recursion: true,
             check_name: Name::ROOT,
             concurrent_max: 0,
+            queries_max: QUERIES_MAX,
             next: Vec::new(),
             next_on_nodata: false,
             fail_fast: false,
@@ -157,6 +159,12 @@ impl Options {
             "max_fails" => self.fails_max = one(option, number)?,
             "max_connect_attempts" => self.attempts_max = Some(one(option, number)?),
             "max_concurrent" => self.concurrent_max = one(option, number)?,
+            "max_concurrent_each" => {
+                self.queries_max = one(option, number)?;
+                if !(1..=QUERIES_MAX).contains(&self.queries_max) {
+                    return Err(option.error(format_args!("not between 1 and {QUERIES_MAX}")));
+                }
+            }
             "next" => self.next.extend(codes(option)?),
             "failover" => self.failover.extend(failover(option)?),
             "health_check" => self.read_health_check(option)?,
@@ -229,6 +237,7 @@ impl Options {
         let settings = Settings {
             proxy_name: "forward",
             limits: self.limits,
+            queries_max: self.queries_max,
             read_timeout: self.read_timeout,
             source: self.source,
             check_by_stream: self.force_tcp,

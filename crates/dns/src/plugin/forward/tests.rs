@@ -209,6 +209,23 @@ fn too_many_at_once_are_refused() {
 }
 
 #[test]
+fn one_that_has_enough_to_do_gets_no_more() {
+    let slow = Told::new(|_, _| Act::Slow(Duration::from_millis(700)));
+    let other = Told::good();
+    let bench = Bench::of(&format!(
+        "forward . {} {} {{\npolicy sequential\nmax_concurrent_each 1\n}}",
+        slow.address, other.address
+    ));
+    let answers = at_once(&bench, &["a A", "b A"]);
+    assert!(answers.iter().all(|answer| answer.ends_with("10.0.0.1")), "{answers:?}");
+    assert_eq!((slow.questions().len(), other.questions().len()), (1, 1));
+    for number in ["0", "4097"] {
+        let error = refused(&format!("forward . 127.0.0.1 {{\nmax_concurrent_each {number}\n}}"));
+        assert!(error.contains("\"max_concurrent_each\": not between 1 and 4096"), "{error}");
+    }
+}
+
+#[test]
 fn letters_at_random() {
     let told = Told::new(|asked, _| {
         let name = asked.question.name.to_string();

@@ -591,3 +591,100 @@ fn metrics_in_tls() {
         assert!(!bytes.starts_with(b"HTTP/"), "{bytes:?}");
     });
 }
+
+/// Timeouts as short as they may be.
+const IMPATIENT: &str = "timeouts {\nread 1s\nwrite 1s\nidle 1s\n}";
+
+/// A connection on which nothing comes, one on which a handshake begins, and one on which nothing
+/// follows it: all end.
+fn let_go(scheme: &str, protocols: &[&[u8]]) {
+    let lines = format!("{LINES}\n{IMPATIENT}");
+    let server = Server::new(&format!("idle-{scheme}-{}", protocols.len()), scheme, &lines);
+    run(async {
+        let silent = TcpStream::connect(server.address).await.expect("connected");
+        let mut half = TcpStream::connect(server.address).await.expect("connected");
+        half.write_all(&[22, 3, 1, 2, 0, 1]).await.expect("sent");
+        let agreed = server.connect(None, protocols).await;
+        for mut stream in [silent, half] {
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+        let (mut reader, _writer) = tokio::io::split(agreed);
+        let _ = reader.read_to_end(&mut Vec::new()).await;
+    });
+}
+
+#[test]
+fn who_is_silent_is_let_go() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| let_go("tls", &[]));
+        scope.spawn(|| let_go("https", &[b"h2"]));
+        scope.spawn(|| let_go("https", &[]));
+        scope.spawn(|| let_go("grpc", &[b"h2"]));
+    });
+}
+
+#[test]
+fn a_request_that_does_not_come_whole_holds_no_place() {
+    let server = Server::new("slow-http", "https", &format!("{LINES}\n{IMPATIENT}"));
+    run(async {
+        let mut stream = server.connect(None, &[]).await;
+        stream.write_all(b"POST /dns-query HTTP/1.1\r\nContent-Length: 20\r\n\r\nabc").await.expect("sent");
+        stream.flush().await.expect("sent");
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+        let stream = server.connect(None, &[b"h2"]).await;
+        let (client, connection) = h2::client::handshake(stream).await.expect("agreed");
+        tokio::spawn(connection);
+        let mut client = client.ready().await.expect("a place");
+        let request = Request::post("https://dns.test/dns-query").body(()).expect("a request");
+        let (response, mut stream) = client.send_request(request, false).expect("sent");
+        stream.send_data(Bytes::from_static(b"abc"), false).expect("sent");
+        let error = response.await.expect_err("it was given up");
+        assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
+    });
+}
+
+#[test]
+fn a_question_that_does_not_come_whole_ends_a_quic_connection() {
+    let server = Server::new("slow-quic", "quic", &format!("{LINES}\n{IMPATIENT}"));
+    run(async {
+        let connection = quic(&server).await;
+        let (mut send, _receive) = connection.open_bi().await.expect("a stream");
+        send.write_all(&framed(&query(0, "a.test"))[..20]).await.expect("sent");
+        let error = connection.closed().await;
+        let (quinn::ConnectionError::ApplicationClosed(_) | quinn::ConnectionError::TimedOut) = error else {
+            panic!("{error}")
+        };
+    });
+}
+
+#[test]
+fn streams_that_are_reset_hold_up_nobody() {
+    // All questions wait for somebody who says nothing.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let lines = format!(
+        "tls server.pem server.key\nhosts {{\n10.0.0.1 a.test\nfallthrough\n}}\nforward . {}",
+        silent.local_addr().expect("an address")
+    );
+    let server = Server::new("resets", "https", &lines);
+    run(async {
+        let stream = server.connect(None, &[b"h2"]).await;
+        let (mut client, connection) = h2::client::handshake(stream).await.expect("agreed");
+        tokio::spawn(connection);
+        let target = |name: &str| format!("https://dns.test/dns-query?dns={}", base64url(&query(0, name)));
+        for n in 0..2000 {
+            let Ok(ready) = client.ready().await else { break };
+            client = ready;
+            let request = Request::get(target(&format!("x{n}.test"))).body(()).expect("a request");
+            let (_, mut stream) = client.send_request(request, true).expect("sent");
+            stream.send_reset(h2::Reason::CANCEL);
+        }
+        // Whether it still serves that connection or not, it serves others.
+        let stream = server.connect(None, &[b"h2"]).await;
+        let (client, connection) = h2::client::handshake(stream).await.expect("agreed");
+        tokio::spawn(connection);
+        let request = Request::get(target("a.test")).body(()).expect("a request");
+        let mut client = client.ready().await.expect("a place");
+        let (response, _) = client.send_request(request, true).expect("sent");
+        assert_eq!(response.await.expect("a response").status(), 200);
+    });
+}

@@ -89,6 +89,9 @@ pub trait Plugin: Send + Sync + 'static {
         None
     }
 
+    /// Says what it knows of a question before anybody answers it (`metadata`).
+    fn describe(&self, _exchange: &mut Exchange) {}
+
     /// The search path of the asker, as far as this plugin knows it (`autopath`).
     fn search_path(&self, _exchange: &Exchange) -> Option<Vec<Name>> {
         None

@@ -17,14 +17,18 @@
 #![deny(missing_docs)]
 
 mod answer;
+mod describe;
 mod label;
 mod options;
 mod question;
 mod selector;
 mod shards;
+mod transfer;
 mod zone;
 
 pub use answer::{Outcome, answer};
+pub use describe::{Described, describe};
 pub use options::{Options, PodMode, ZoneName};
 pub use selector::{Selector, SelectorError};
+pub use transfer::transfer;
 pub use zone::{Names, Zone};

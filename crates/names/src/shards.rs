@@ -76,7 +76,6 @@ impl<T: Item> Shards<T> {
     }
 
     /// All items.
-    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().flat_map(|items| items.iter())
     }

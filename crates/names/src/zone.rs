@@ -172,6 +172,11 @@ impl Zone {
         self.serial
     }
 
+    /// All Services, in no order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.services.iter().map(|item| &*item.entry)
+    }
+
     pub(crate) fn entry(&self, namespace: &[u8], name: &[u8]) -> Option<&Entry> {
         let found = self.services.get(hash(namespace, name)).iter().map(|item| &*item.entry);
         found
@@ -204,7 +209,12 @@ impl Zone {
 
     /// The namespace of a pod that has this address.
     pub fn namespace_of_pod(&self, address: IpAddr) -> Option<&str> {
-        self.pods_at(address).next().map(|pod| &*pod.name.namespace)
+        self.pod_at(address).map(|name| &*name.namespace)
+    }
+
+    /// A pod that has this address.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&ObjectName> {
+        self.pods_at(address).next().map(|pod| &pod.name)
     }
 
     /// The pods that have this address.

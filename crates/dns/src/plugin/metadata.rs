@@ -28,6 +28,7 @@ impl Plugin for Metadata {
             if !at.chain.view.is_empty() {
                 exchange.tell("view/name", || at.chain.view.clone());
             }
+            at.chain.links().iter().for_each(|link| link.plugin.describe(exchange));
         }
         Step::Pass
     }

@@ -46,16 +46,15 @@ pub(crate) fn keep(wanted: &Wanted) -> Keep {
 }
 
 fn access(wanted: &Wanted) -> Result<Access, String> {
-    if wanted.tls.is_some() {
-        return Err("option tls is not built: name a kubeconfig".into());
-    }
-    let (path, context) = match &wanted.kubeconfig {
-        Some((_, Some(_))) => {
-            return Err("a context of a kubeconfig is not built: its current one counts".into());
-        }
-        Some((path, None)) => (Some(path.as_path()), None::<()>),
+    let Wanted { endpoint, tls, kubeconfig, .. } = wanted;
+    let (path, context) = match kubeconfig {
+        Some((path, context)) => (Some(path.as_path()), context.as_deref()),
         None => (None, None),
     };
-    let _ = context;
-    Access::find(path, wanted.endpoint.as_deref()).map_err(|error| crate::output::chain(&error))
+    let access = Access::find_in(path, context, endpoint.as_deref());
+    let access = access.map_err(|error| crate::output::chain(&error))?;
+    Ok(match tls {
+        Some([certificate, key, authority]) => access.with_certificates(certificate, key, authority),
+        None => access,
+    })
 }

@@ -109,13 +109,22 @@ impl Access {
     /// As kube-proxy finds it: a kubeconfig, whose server `master` replaces; `master` alone; or what
     /// a pod is given.
     pub fn find(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<Access, Error> {
+        Access::find_in(kubeconfig, None, master)
+    }
+
+    /// The same with another context of the kubeconfig than its current one.
+    pub fn find_in(
+        kubeconfig: Option<&Path>,
+        context: Option<&str>,
+        master: Option<&str>,
+    ) -> Result<Access, Error> {
         let wrong = |what: String| Error::Access { what };
         let mut access = match (kubeconfig, master) {
             (Some(file), _) => {
                 let text = std::fs::read_to_string(file)
                     .map_err(|error| wrong(format!("read kubeconfig {}: {error}", file.display())))?;
                 let directory = file.parent().unwrap_or(Path::new("."));
-                parse(&text, directory, master.is_some())
+                parse(&text, directory, context, master.is_some())
                     .map_err(|what| wrong(format!("kubeconfig {}: {what}", file.display())))?
             }
             (None, Some(_)) => Access {
@@ -132,6 +141,13 @@ impl Access {
                 Server::parse(master).ok_or_else(|| wrong(format!("--master: {master:?} is no URL")))?;
         }
         Ok(access)
+    }
+
+    /// With a certificate and a key of ours, and the authority that the server's must be of, all in files.
+    pub fn with_certificates(self, certificate: &Path, key: &Path, authority: &Path) -> Access {
+        let file = |path: &Path| Source::File(path.to_path_buf());
+        let identity = Some((file(certificate), file(key)));
+        Access { authority: Some(file(authority)), user: User { identity, ..self.user }, ..self }
     }
 
     /// As messages call the API server.
@@ -245,18 +261,17 @@ struct WireVariable {
 
 /// Reads a kubeconfig. Files in it are named from its own directory. Where the server is given
 /// otherwise, none need be in it.
-fn parse(text: &str, directory: &Path, has_server: bool) -> Result<Access, String> {
+fn parse(text: &str, directory: &Path, wanted: Option<&str>, has_server: bool) -> Result<Access, String> {
     let config: Kubeconfig = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
     let Kubeconfig { clusters, contexts, users, current_context } = config;
-    let context = match current_context.as_str() {
-        "" => WireContext::default(),
-        name => {
-            contexts
-                .into_iter()
-                .find(|context| context.name == name)
-                .ok_or_else(|| format!("current-context: there is no context {name:?}"))?
-                .context
-        }
+    let named = |name: &str, by: &str| {
+        let found = contexts.into_iter().find(|context| context.name == name);
+        found.map(|found| found.context).ok_or_else(|| format!("{by}there is no context {name:?}"))
+    };
+    let context = match (wanted, current_context.as_str()) {
+        (Some(name), _) => named(name, "")?,
+        (None, "") => WireContext::default(),
+        (None, name) => named(name, "current-context: ")?,
     };
     let cluster = match clusters.into_iter().find(|cluster| cluster.name == context.cluster) {
         Some(cluster) => cluster.cluster,
@@ -398,7 +413,7 @@ pub(super) fn to_base64(bytes: &[u8]) -> String {
 
 /// Takes any text as a kubeconfig.
 pub(super) fn fuzz(text: &str) {
-    if let Ok(access) = parse(text, Path::new("."), false) {
+    if let Ok(access) = parse(text, Path::new("."), None, false) {
         assert_eq!(Server::parse(&access.url()), Some(access.server), "{text}");
     }
 }
@@ -465,13 +480,13 @@ users:
 
     #[test]
     fn a_kubeconfig() {
-        let here = parse(KUBECONFIG, Path::new("/d"), false).expect("it is right");
+        let here = parse(KUBECONFIG, Path::new("/d"), None, false).expect("it is right");
         assert_eq!(here.server.url(), "https://10.0.0.1:6443");
         assert_eq!(here.authority, Some(Source::Bytes(b"foo".to_vec())));
         assert_eq!(here.user.token, Some(Source::File("/d/token".into())));
         assert_eq!(here.tls_name.as_deref(), Some("api"));
         let text = KUBECONFIG.replace("current-context: here", "current-context: elsewhere");
-        let elsewhere = parse(&text, Path::new("/d"), false).expect("it is right");
+        let elsewhere = parse(&text, Path::new("/d"), None, false).expect("it is right");
         assert_eq!(elsewhere.authority, Some(Source::File("/d/ca.crt".into())));
         let exec = elsewhere.user.exec.expect("a command");
         assert_eq!((exec.command, exec.variables), ("/d/./get".into(), vec![("A".into(), "b".into())]));
@@ -493,7 +508,7 @@ users:
             ("clusters:", "clusters: [", ""),
         ];
         for (old, new, message) in cases {
-            let error = parse(&KUBECONFIG.replace(old, new), Path::new("."), false).expect_err(new);
+            let error = parse(&KUBECONFIG.replace(old, new), Path::new("."), None, false).expect_err(new);
             assert!(error.contains(message), "{new}: {error}");
         }
     }

@@ -34,10 +34,11 @@ use crate::chain::{At, Later, Plugin, Step};
 use crate::corefile::{Error, Line};
 use crate::exchange::{Exchange, Outcome};
 use crate::setup::{BlockSettings, Setting};
+use crate::zonefile::Record;
 use cluster::Shared;
-use names::Options;
+use names::{Described, Options};
 use std::sync::Arc;
-use wire::{Class, Name, Rcode, Section};
+use wire::{Class, Name, Rcode, Reply, Section};
 
 struct Kubernetes {
     options: Options,
@@ -115,6 +116,38 @@ impl Plugin for Kubernetes {
             Some(name)
         };
         Some(vec![below(&[namespace, "svc"])?, below(&["svc"])?, zone])
+    }
+
+    fn zone_records(&self, zone: &Name) -> Option<Vec<Record>> {
+        let mut records = Vec::new();
+        let mut take = |name: &Name, reply: &Reply| {
+            records.extend(reply.section(Section::Answer).map(|record| Record {
+                owner: reply.owner(record, name),
+                rtype: record.rtype,
+                class: Class::IN,
+                ttl: record.ttl,
+                rdata: reply.rdata(record).to_vec(),
+            }));
+        };
+        names::transfer(&self.cluster.zone(), &self.options, zone, &mut take).then_some(records)
+    }
+
+    fn describe(&self, exchange: &mut Exchange) {
+        if let Some(described) = names::describe(&self.options, &exchange.asked.question.name) {
+            let Described { kind, namespace, service, endpoint, port, protocol } = described;
+            exchange.tell("kubernetes/kind", || kind.to_owned());
+            exchange.tell("kubernetes/namespace", || namespace);
+            exchange.tell("kubernetes/service", || service);
+            exchange.tell("kubernetes/endpoint", || endpoint);
+            exchange.tell("kubernetes/port-name", || port);
+            exchange.tell("kubernetes/protocol", || protocol);
+        }
+        let zone = self.cluster.zone();
+        let client = exchange.from.client.ip().to_canonical();
+        if let Some(pod) = zone.pod_at(client) {
+            exchange.tell("kubernetes/client-namespace", || pod.namespace.to_string());
+            exchange.tell("kubernetes/client-pod-name", || pod.name.to_string());
+        }
     }
 
     fn is_ready(&self) -> bool {

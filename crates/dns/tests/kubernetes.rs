@@ -1,0 +1,224 @@
+//! The plugin `kubernetes` among others: its zones handed over as a whole, and what it says of questions.
+
+use dns::cluster::{Batch, ClusterSource, Deliver, Stream, Wanted, of_changes};
+use dns::instance::{Event, Instance, Options, Source};
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use wire::{Message, Name, Rcode, Reply, Section, Type, flags};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const CLUSTER: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  clusterIP: 10.96.0.10
+  clusterIPs: [10.96.0.10, 'fd00::10']
+  ports: [{name: http, port: 80}, {name: dns, port: 53, protocol: UDP}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: None, ports: [{name: pg, port: 5432}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports: [{name: pg, port: 5432, protocol: TCP}]
+endpoints:
+- {addresses: [10.244.1.1], hostname: db-0}
+- {addresses: [10.244.1.2]}
+- {addresses: [10.244.1.3], conditions: {ready: false}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: out, namespace: shop}
+spec: {type: ExternalName, externalName: example.org}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: p, namespace: shop}
+spec: {containers: [{name: c, image: i}]}
+status: {phase: Running, podIP: 127.0.0.1, podIPs: [{ip: 127.0.0.1}]}
+";
+
+/// A small cluster.
+struct Small;
+
+struct Held;
+
+impl Stream for Held {}
+
+impl ClusterSource for Small {
+    fn open(&self, _: &Wanted, deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
+        let loaded = watch::parse(std::path::Path::new("t"), CLUSTER.as_bytes(), watch::Keep::ALL);
+        assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+        let changes = loaded.objects.into_iter().map(model::Change::Apply).collect();
+        of_changes(deliver)(Batch { changes, triggers: Vec::new(), synced: true });
+        Ok(Arc::new(Held))
+    }
+}
+
+/// A server that ends with the test.
+struct Server {
+    address: SocketAddr,
+    events: SyncSender<Event>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(lines: &str) -> Server {
+        let corefile = Source::Text("Corefile", format!(".:0 {{\nbind 127.0.0.1\n{lines}\n}}\n"));
+        let options = Options { dns_port: 0, quiet: true, ..Options::new(corefile, Arc::new(Small)) };
+        let instance = Instance::start(options).expect("it starts");
+        let address = *instance.addresses().first().expect("an address");
+        let (events, receiver) = sync_channel(16);
+        let thread = std::thread::spawn(move || instance.run(&receiver));
+        Server { address, events, thread: Some(thread) }
+    }
+
+    fn stop(mut self) {
+        self.events.send(Event::StopNow).expect("it listens");
+        self.thread.take().expect("once").join().expect("it ends well");
+    }
+
+    fn ask(&self, name: &str, rtype: Type) -> Reply {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.connect(self.address).expect("an address");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time");
+        socket.send(&query(name, rtype)).expect("sent");
+        let mut buffer = [0; 4096];
+        let length = socket.recv(&mut buffer).expect("an answer");
+        read(&buffer[..length])
+    }
+
+    /// The records of a zone as lines, in the order in which they came.
+    fn transfer(&self, zone: &str) -> Result<Vec<(Name, Type, String)>, Rcode> {
+        let mut stream = TcpStream::connect(self.address).expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+        let asked = query(zone, Type::AXFR);
+        let length = u16::try_from(asked.len()).expect("short").to_be_bytes();
+        stream.write_all(&[&length[..], &asked].concat()).expect("sent");
+        let zone: Name = zone.parse().expect("a name");
+        let mut records = Vec::new();
+        while records.iter().filter(|(_, rtype, _)| *rtype == Type::SOA).count() < 2 {
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).expect("a length");
+            let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut message).expect("a message");
+            let reply = read(&message);
+            if reply.rcode != Rcode::NOERROR {
+                return Err(reply.rcode);
+            }
+            records.extend(reply.section(Section::Answer).map(|record| {
+                (reply.owner(record, &zone), record.rtype, reply.show(record, &zone).to_string())
+            }));
+        }
+        Ok(records)
+    }
+}
+
+fn query(name: &str, rtype: Type) -> Vec<u8> {
+    let words = [7, flags::RD, 1, 0, 0, 0];
+    let mut query: Vec<u8> = words.into_iter().flat_map(u16::to_be_bytes).collect();
+    query.extend(name.parse::<Name>().expect("a name").as_bytes());
+    query.extend(rtype.0.to_be_bytes());
+    query.extend([0, 1]);
+    query
+}
+
+fn read(bytes: &[u8]) -> Reply {
+    let mut reply = Reply::default();
+    reply.read(&Message::read(bytes).expect("a header")).expect("a message");
+    reply
+}
+
+#[test]
+fn a_transferred_zone_holds_what_is_answered_and_all_of_it() {
+    let server =
+        Server::start("kubernetes cluster.local 244.10.in-addr.arpa 96.10.in-addr.arpa\ntransfer {\nto *\n}");
+    let mut names = BTreeSet::new();
+    for zone in ["cluster.local", "244.10.in-addr.arpa", "96.10.in-addr.arpa"] {
+        let records = server.transfer(zone).expect("a zone");
+        assert_eq!((records[0].1, records.last().map(|last| last.1)), (Type::SOA, Some(Type::SOA)));
+        for (owner, rtype, line) in &records {
+            // As it is answered, each by itself. The alias leads on to where there is nobody to ask.
+            let reply = server.ask(&owner.to_string(), *rtype);
+            let answered =
+                reply.section(Section::Answer).any(|record| reply.show(record, owner).to_string() == *line);
+            assert!(answered, "{line}");
+            names.insert(format!("{owner} {rtype}"));
+        }
+        let once: BTreeSet<&String> = records.iter().map(|(_, _, line)| line).collect();
+        assert_eq!(once.len() + 1, records.len(), "nothing but the SOA comes twice");
+    }
+    for (name, types) in [
+        ("cluster.local.", "SOA NS"),
+        ("dns-version.cluster.local.", "TXT"),
+        ("web.shop.svc.cluster.local.", "A AAAA SRV"),
+        ("_http._tcp.web.shop.svc.cluster.local.", "SRV"),
+        ("_dns._udp.web.shop.svc.cluster.local.", "SRV"),
+        ("db.shop.svc.cluster.local.", "A SRV"),
+        ("_pg._tcp.db.shop.svc.cluster.local.", "SRV"),
+        ("db-0.db.shop.svc.cluster.local.", "A"),
+        ("10-244-1-2.db.shop.svc.cluster.local.", "A"),
+        ("out.shop.svc.cluster.local.", "CNAME"),
+        ("10.0.96.10.in-addr.arpa.", "PTR"),
+        ("1.1.244.10.in-addr.arpa.", "PTR"),
+        ("2.1.244.10.in-addr.arpa.", "PTR"),
+    ] {
+        for rtype in types.split(' ').filter(|rtype| *rtype != "NS") {
+            assert!(names.remove(&format!("{name} {rtype}")), "{name} {rtype}: {names:?}");
+        }
+    }
+    names.retain(|name| !name.ends_with(" SOA") && !name.ends_with(" NS"));
+    assert!(names.is_empty(), "{names:?}");
+    server.stop();
+    let server = Server::start("kubernetes cluster.local\ntransfer {\nto 192.0.2.1\n}");
+    assert_eq!(server.transfer("cluster.local"), Err(Rcode::REFUSED));
+    server.stop();
+}
+
+#[test]
+fn what_is_said_of_a_question() {
+    let labels = [
+        "kind",
+        "namespace",
+        "service",
+        "endpoint",
+        "port-name",
+        "protocol",
+        "client-namespace",
+        "client-pod-name",
+    ];
+    let meta: String =
+        labels.iter().map(|label| format!("<{{{{ .Meta \\\"kubernetes/{label}\\\" }}}}>")).collect();
+    let lines = format!(
+        "metadata\nkubernetes cluster.local {{\npods verified\n}}\n\
+         template IN TXT . {{\nanswer \"{{{{ .Name }}}} 60 IN TXT {meta}\"\n}}"
+    );
+    let server = Server::start(&lines);
+    let said = |name: &str| {
+        let reply = server.ask(name, Type::TXT);
+        let record = reply.section(Section::Answer).next().expect("an answer");
+        let rdata = reply.rdata(record);
+        String::from_utf8_lossy(rdata.get(1..).expect("text")).into_owned()
+    };
+    let client = "<shop><p>";
+    assert_eq!(
+        said("_http._tcp.web.shop.svc.cluster.local"),
+        format!("<svc><shop><web><><http><tcp>{client}")
+    );
+    assert_eq!(said("db-0.db.shop.svc.cluster.local"), format!("<svc><shop><db><db-0><><>{client}"));
+    assert_eq!(said("10-0-0-1.shop.pod.cluster.local"), format!("<pod><shop><10-0-0-1><><><>{client}"));
+    assert_eq!(said("example.org"), format!("<><><><><><>{client}"));
+    server.stop();
+}

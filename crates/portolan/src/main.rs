@@ -48,7 +48,7 @@ struct Arguments {
 enum Command {
     Bench(bench::Arguments),
     Demo(demo::Arguments),
-    Doctor(doctor::Arguments),
+    Doctor(Box<doctor::Arguments>),
     Run(run::Arguments),
     Plan(plan::Arguments),
     Show(show::Arguments),
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     let done: Result<ExitCode, Error> = match command {
         Command::Bench(arguments) => bench::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
-        Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Doctor(arguments) => doctor::run(*arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),
         Command::Show(arguments) => show::run(&arguments),

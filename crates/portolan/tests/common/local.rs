@@ -98,10 +98,21 @@ pub(crate) fn meanwhile(bench: &mut Bench, work: impl FnOnce(&mut Bench)) -> dns
     let client = bench.client.clone();
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| dns::steadily(&client, address(DNS), WHO, &stop));
+        // Also when the work fails: else nobody would ever know.
+        let ends = Ends(&stop);
         work(bench);
-        stop.store(true, Ordering::SeqCst);
+        drop(ends);
         asking.join().expect("it ends well")
     })
+}
+
+/// Tells the client to stop.
+struct Ends<'s>(&'s AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 pub(crate) fn pause() {

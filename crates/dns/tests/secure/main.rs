@@ -1,5 +1,7 @@
 //! Encrypted transports as their clients meet them: TLS, HTTPS of both versions, gRPC and QUIC.
 
+mod quic;
+
 use bytes::Bytes;
 use dns::cluster::NoClusters;
 use dns::instance::{Event, Instance, Options, Source};
@@ -8,7 +10,7 @@ use rcgen::{CertificateParams, CertifiedIssuer, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -486,86 +488,6 @@ fn grpc() {
     });
 }
 
-/// A connection of QUIC.
-async fn quic(server: &Server) -> quinn::Connection {
-    let client = server.client(None, &[b"doq"]);
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(client).expect("a configuration");
-    let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
-    let config = quinn::ClientConfig::new(Arc::new(crypto));
-    endpoint.connect_with(config, server.address, "dns.test").expect("a name").await.expect("agreed")
-}
-
-/// Sends bytes on a stream, and gives what comes back.
-async fn exchange(connection: &quinn::Connection, bytes: &[u8]) -> Option<Vec<u8>> {
-    let (mut send, mut receive) = connection.open_bi().await.ok()?;
-    send.write_all(bytes).await.ok()?;
-    send.finish().ok()?;
-    receive.read_to_end(70_000).await.ok()
-}
-
-#[test]
-fn questions_by_quic() {
-    let server =
-        Server::new("quic", "quic", &format!("{LINES}\nquic {{\nmax_streams 4\nworker_pool_size 2\n}}"));
-    run(async {
-        let connection = quic(&server).await;
-        // More at once than the server allows: they wait for their turn.
-        let asking: Vec<_> = (0..40)
-            .map(|_| {
-                let connection = connection.clone();
-                tokio::spawn(async move { exchange(&connection, &framed(&query(0, "a.test"))).await })
-            })
-            .collect();
-        for asking in asking {
-            let answer = asking.await.expect("it ends").expect("an answer");
-            assert_eq!(good(&answer[2..]), 0);
-            assert_eq!(usize::from(u16::from_be_bytes([answer[0], answer[1]])), answer.len() - 2);
-        }
-    });
-}
-
-#[test]
-fn what_quic_does_not_allow_ends_the_connection() {
-    let server = Server::new("quic-errors", "quic", LINES);
-    let mut keepalive = query(0, "a.test");
-    keepalive[11] = 1;
-    keepalive.extend([0, 0, 41, 4, 0, 0, 0, 0, 0, 0, 4, 0, 11, 0, 0]);
-    let mut answer = query(0, "a.test");
-    answer[2] |= 0x80;
-    run(async {
-        for bytes in [
-            framed(&query(1, "a.test")),
-            framed(&keepalive),
-            framed(&answer),
-            framed(&query(0, "a.test"))[..20].to_vec(),
-            vec![0, 0],
-        ] {
-            let connection = quic(&server).await;
-            assert_eq!(exchange(&connection, &bytes).await, None, "{bytes:?}");
-            let error = connection.closed().await;
-            let quinn::ConnectionError::ApplicationClosed(closed) = error else { panic!("{error}") };
-            assert_eq!(closed.error_code, quinn::VarInt::from_u32(2), "{bytes:?}");
-        }
-    });
-}
-
-#[test]
-fn a_quic_connection_outlives_a_reload_and_ends_with_the_server() {
-    let server = Server::new("quic-reload", "quic", LINES);
-    run(async {
-        let connection = quic(&server).await;
-        let ask = framed(&query(0, "a.test"));
-        assert!(exchange(&connection, &ask).await.is_some());
-        server.reload();
-        assert!(exchange(&connection, &ask).await.is_some());
-        assert!(exchange(&quic(&server).await, &ask).await.is_some());
-        server.events.send(Event::StopNow).expect("it listens");
-        let error = connection.closed().await;
-        let quinn::ConnectionError::ApplicationClosed(closed) = error else { panic!("{error}") };
-        assert_eq!(closed.error_code, quinn::VarInt::from_u32(0));
-    });
-}
-
 #[test]
 fn metrics_in_tls() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one").port();
@@ -644,20 +566,6 @@ fn a_request_that_does_not_come_whole_holds_no_place() {
 }
 
 #[test]
-fn a_question_that_does_not_come_whole_ends_a_quic_connection() {
-    let server = Server::new("slow-quic", "quic", &format!("{LINES}\n{IMPATIENT}"));
-    run(async {
-        let connection = quic(&server).await;
-        let (mut send, _receive) = connection.open_bi().await.expect("a stream");
-        send.write_all(&framed(&query(0, "a.test"))[..20]).await.expect("sent");
-        let error = connection.closed().await;
-        let (quinn::ConnectionError::ApplicationClosed(_) | quinn::ConnectionError::TimedOut) = error else {
-            panic!("{error}")
-        };
-    });
-}
-
-#[test]
 fn streams_that_are_reset_hold_up_nobody() {
     // All questions wait for somebody who says nothing.
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
@@ -687,4 +595,23 @@ fn streams_that_are_reset_hold_up_nobody() {
         let (response, _) = client.send_request(request, true).expect("sent");
         assert_eq!(response.await.expect("a response").status(), 200);
     });
+}
+
+#[test]
+fn blocks_of_one_address_share_a_certificate() {
+    let directory = std::env::temp_dir().join(format!("portolan-secure-shared-{}", std::process::id()));
+    write_certificates(&directory);
+    let started = |second: &str| {
+        let root = directory.display();
+        let block = |zone: &str, name: &str| {
+            format!("tls://{zone}:0 {{\nbind 127.0.0.1\nroot {root}\ntls {name}.pem {name}.key\nwhoami\n}}\n")
+        };
+        let corefile = Source::Text("Corefile", block("a", "server") + &block("b", second));
+        let options = Options { corefile, dns_port: 0, clusters: Arc::new(NoClusters), quiet: true };
+        Instance::start(options).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(started("server"), Ok(()));
+    let error = started("other").expect_err("a client cannot be shown both");
+    assert!(error.contains("Corefile:7: \"tls://b:0\": another block of this address"), "{error}");
+    std::fs::remove_dir_all(&directory).expect("removed");
 }

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// This executable, also when its file has been replaced since.
 const SELF: &str = "/proc/self/exe";
+/// Where iptables-legacy (from 1.8.5 on) looks for the file that all who write lock.
+const IPTABLES_LOCK: &str = "XTABLES_LOCKFILE";
 /// The verbosity at which each change is told.
 const VERBOSITY: &str = "2";
 
@@ -91,6 +93,8 @@ impl Daemon {
             command.arg("--config").arg(configuration);
         }
         command.args(flags);
+        // Who writes iptables in other namespaces need not wait for us, nor we for him.
+        command.env(IPTABLES_LOCK, manifests.join(".xtables.lock"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = host.spawn(&mut command)?;
         janitor.note(process.child().id());

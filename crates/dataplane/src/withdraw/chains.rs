@@ -39,8 +39,8 @@ const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTI
 /// Chains by which a kubelet is known, and the one that it shares with proxies.
 const KUBELETS: [&str; 2] = ["KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT"];
 const SHARED: &str = "KUBE-FIREWALL";
-/// How many chains go in one restore.
-const CHAINS_AT_ONCE: usize = 1000;
+/// How many chains go in one restore for each Service of which one would write the chains.
+const CHAINS_OF_SERVICE: usize = 4;
 
 /// Which chains are to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl Found {
     }
 
     /// The restores that take it all away: first what leads there, so that no packet comes by any more.
-    fn restores(&self, table: Table) -> Vec<String> {
+    fn restores(&self, table: Table, at_once: usize) -> Vec<String> {
         let named: Vec<&String> = self.named.iter().filter(|name| !self.pinned.contains(*name)).collect();
         let mut texts = Vec::new();
         let mut restore = |flush: &[&String], lines: &[String], drop: &[&String]| {
@@ -138,7 +138,7 @@ impl Found {
         }
         for names in self.of_services.values() {
             let names: Vec<&String> = names.iter().filter(|name| !self.pinned.contains(*name)).collect();
-            names.chunks(CHAINS_AT_ONCE).for_each(|piece| restore(piece, &[], piece));
+            names.chunks(at_once).for_each(|piece| restore(piece, &[], piece));
         }
         if !named.is_empty() {
             restore(&[], &[], &named);
@@ -161,11 +161,12 @@ pub(crate) fn remove(tables: &mut dyn Tables, which: Which) -> Result<usize, Err
         Which::Ours => &ours,
         Which::Strange => &strange,
     };
+    let at_once = tables.services_at_once().saturating_mul(CHAINS_OF_SERVICE);
     let mut count = 0;
     // Who is refused in filter is whom nat does not translate; so nat goes last.
     for table in [Table::Filter, Table::Nat, Table::Mangle] {
         let found = read(tables, table, goes)?;
-        for text in found.restores(table) {
+        for text in found.restores(table, at_once) {
             tables
                 .restore(&mut |sink| sink(&text))
                 .map_err(|refusal| Error::Left(format!("chains in {table}: {}", refusal.what)))?;

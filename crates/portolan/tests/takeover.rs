@@ -30,10 +30,16 @@ fn none_failed(loads: [Running; 2]) {
 
 /// Nothing in the node's iptables leads to, or is, a proxy's.
 fn iptables_are_empty(bench: &Bench) -> bool {
-    ["iptables-nft-save", "iptables-legacy-save"].iter().all(|save| {
+    let saves = ["iptables-nft-save", "iptables-legacy-save", "ip6tables-nft-save", "ip6tables-legacy-save"];
+    saves.iter().all(|save| {
         let saved = bench.tool(save);
         !saved.lines().any(|line| line.contains("KUBE-") && !line.contains("KUBE-KUBELET-CANARY"))
     })
+}
+
+/// The tables of mode nftables are there.
+fn has_tables(bench: &Bench) -> bool {
+    bench.tool("nft list tables").lines().any(|line| line == "table ip portolan")
 }
 
 #[test]
@@ -41,7 +47,6 @@ fn our_own_mode_changes_under_load() {
     let mut bench = Bench::new("nftables", 4);
     bench.start();
     let flowing = loads(&bench);
-    let has_tables = |bench: &Bench| bench.tool("nft list tables").contains("portolan");
     for mode in ["iptables", "nftables", "iptables"] {
         bench.kill();
         bench.set_mode(mode);
@@ -140,7 +145,7 @@ fn after_kube_proxys_chains(kind: &str, mode: &'static str) {
             let saved = bench.tool(&format!("iptables-{kind}-save"));
             saved.contains("-j KUBE-CLUSTER-IPS") && !saved.contains("KUBE-SEP-AAAAAAAAAAAAAAAA")
         }
-        _ => bench.tool("nft list tables").contains("portolan") && iptables_are_empty(bench),
+        _ => has_tables(bench) && iptables_are_empty(bench),
     });
     none_failed(flowing);
 }
@@ -212,7 +217,7 @@ fn with_manifests_a_kube_proxy_is_left_alone() {
     let text = table(&after);
     after.bench.feed("nft -f -", &text);
     after.bench.spawn();
-    after.bench.until("ours is there", |bench| bench.tool("nft list tables").contains("portolan"));
+    after.bench.until("ours is there", has_tables);
     std::thread::sleep(WHILE);
     assert!(after.bench.tool("nft list tables").contains("ip kube-proxy"));
     assert!(after.bench.tool("iptables-nft-save").contains("-j KUBE-SEP-AAAAAAAAAAAAAAAA"));

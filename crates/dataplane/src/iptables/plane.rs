@@ -8,7 +8,7 @@ use super::steps::steps;
 use super::variant::{Programs, Variant};
 use crate::nftables::plane::ROUTE_LOCALNET;
 use crate::nftables::{Drift, Preview};
-use crate::withdraw::{Which, remove_chains};
+use crate::withdraw::remove_ours;
 use crate::{Error, Report, ShownService, sysctl};
 use model::Family;
 use plan::{Delta, NodeRules, Rules, ServiceRules};
@@ -179,14 +179,11 @@ impl Plane {
 
     /// Takes away all that is ours, and says what that was.
     pub fn remove(&mut self) -> Result<Vec<String>, Error> {
-        let mut removed = Vec::new();
-        for half in &mut self.halves {
-            let count = remove_chains(half.tables(), Which::Ours)?;
-            if count > 0 {
-                removed.push(format!("{count} chains of {}", half.family()));
-            }
-        }
-        Ok(removed)
+        let families: Vec<Family> = self.halves.iter().map(Half::family).collect();
+        let mut tables: Vec<&mut Kernel> = self.halves.iter_mut().map(Half::tables).collect();
+        let counts = remove_ours(&mut tables)?.into_iter().zip(families);
+        let removed = counts.filter(|(count, _)| *count > 0);
+        Ok(removed.map(|(count, family)| format!("{count} chains of {family}")).collect())
     }
 
     /// Reads what the kernel holds, one image for each family; `None` where there is nothing of ours.

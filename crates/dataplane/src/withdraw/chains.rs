@@ -47,7 +47,7 @@ const CHAINS_OF_SERVICE: usize = 4;
 pub(crate) enum Which {
     /// All of them, whoever made them.
     All,
-    /// All, if it was we who wrote them last; else those of them that no kube-proxy makes.
+    /// Those that no kube-proxy makes.
     Ours,
     /// Those that mode iptables has no use for: it is at work in these tables.
     Strange,
@@ -65,6 +65,10 @@ struct Found {
     pinned: BTreeSet<String>,
     /// The way by which our own hand is known is there.
     ours: bool,
+    /// Chains that no kube-proxy makes are.
+    there: bool,
+    /// So are chains of Services.
+    services: bool,
 }
 
 fn is_proxys(name: &str) -> bool {
@@ -87,7 +91,12 @@ fn target(rule: &str) -> Option<&str> {
 impl Found {
     fn take(&mut self, saved: Saved<'_>, goes: &dyn Fn(&str) -> bool) {
         match saved {
-            Saved::Chain(name) if goes(name) => {
+            Saved::Chain(name) => {
+                self.there |= OURS.contains(&name);
+                self.services |= OF_SERVICES.iter().any(|prefix| name.starts_with(prefix));
+                if !goes(name) {
+                    return;
+                }
                 match OF_SERVICES.iter().position(|prefix| name.starts_with(prefix)) {
                     Some(place) => self.of_services.entry(place).or_default().push(name.to_owned()),
                     None => {
@@ -95,7 +104,6 @@ impl Found {
                     }
                 }
             }
-            Saved::Chain(_) => {}
             Saved::Rule(chain, rule) => {
                 let Some(to) = target(rule) else { return };
                 self.ours |= (chain, to) == WAY;
@@ -157,7 +165,6 @@ pub(crate) fn remove(tables: &mut dyn Tables, which: Which) -> Result<usize, Err
     let strange = |name: &str| is_proxys(name) && name.parse::<Chain>().is_err();
     let goes: &dyn Fn(&str) -> bool = match which {
         Which::All => &all,
-        Which::Ours if wrote_last(tables)? => &all,
         Which::Ours => &ours,
         Which::Strange => &strange,
     };
@@ -192,9 +199,21 @@ fn has_kubelet(tables: &mut dyn Tables) -> Result<bool, Error> {
     Ok(has)
 }
 
-/// Whether it was we who wrote KUBE-SERVICES: another proxy that has been here since writes it whole.
-fn wrote_last(tables: &mut dyn Tables) -> Result<bool, Error> {
-    Ok(read(tables, Table::Filter, &|_| false)?.ours)
+/// Takes away what is ours in the tables of all families: all chains, if it was we who wrote them last,
+/// for a kube-proxy that has been here since has written KUBE-SERVICES whole; else those that no kube-proxy
+/// makes. Where no family has a Service nobody can tell, and nobody misses them. Says how many of each.
+pub(crate) fn remove_ours<T: Tables>(families: &mut [&mut T]) -> Result<Vec<usize>, Error> {
+    let (mut ours, mut there, mut services) = (false, false, false);
+    for tables in &mut *families {
+        for table in [Table::Filter, Table::Nat] {
+            let found = read(&mut **tables, table, &|_| false)?;
+            ours |= found.ours;
+            there |= found.there;
+            services |= found.services;
+        }
+    }
+    let which = if ours || there && !services { Which::All } else { Which::Ours };
+    families.iter_mut().map(|tables| remove(&mut **tables, which)).collect()
 }
 
 #[cfg(test)]
@@ -295,12 +314,23 @@ mod tests {
 
     #[test]
     fn who_wrote_last_is_whose_they_are() {
-        let theirs = "*filter\n-A OUTPUT -j KUBE-EXTERNAL-SERVICES\n:KUBE-SERVICES\n:KUBE-CLUSTER-IPS\n-A KUBE-CLUSTER-IPS -d 10.96.0.1/32 -j KUBE-REFUSE\n\
-                      :KUBE-REFUSE\n*nat\n:KUBE-SERVICES\n:KUBE-MARK-MASQ";
-        let mut fake = Fake::new(theirs);
-        assert_eq!(remove(&mut fake, Which::Ours).expect("it works"), 2);
-        assert!(fake.restored.iter().any(|text| text.contains("-D OUTPUT -j KUBE-EXTERNAL-SERVICES")));
+        let theirs = "*filter\n-A OUTPUT -j KUBE-EXTERNAL-SERVICES\n:KUBE-SERVICES\n:KUBE-CLUSTER-IPS\n\
+                      -A KUBE-CLUSTER-IPS -d 10.96.0.1/32 -j KUBE-REFUSE\n:KUBE-REFUSE\n\
+                      *nat\n:KUBE-SERVICES\n:KUBE-MARK-MASQ\n:KUBE-SVC-XPGD46QRK7WJZT7O";
+        let removed = |texts: [&str; 2]| {
+            let [mut v4, mut v6] = texts.map(Fake::new);
+            let counts = remove_ours(&mut [&mut v4, &mut v6]).expect("it works");
+            (counts, v4.restored.concat())
+        };
+        // A family without Services says nothing, and goes with the other.
+        let without = "*filter\n:KUBE-SERVICES\n:KUBE-CLUSTER-IPS\n*nat\n:KUBE-SERVICES";
+        let (counts, text) = removed([theirs, without]);
+        assert_eq!(counts, [2, 1]);
+        assert!(text.contains("-D OUTPUT -j KUBE-EXTERNAL-SERVICES"), "{text}");
         let ours = format!("{theirs}\n*filter\n-A KUBE-SERVICES -j KUBE-CLUSTER-IPS");
-        assert_eq!(remove(&mut Fake::new(&ours), Which::Ours).expect("it works"), 5);
+        assert_eq!(removed([&ours, without]).0, [6, 3]);
+        assert_eq!(removed([without, without]).0, [3, 3]);
+        let kube_proxys = "*filter\n:KUBE-SERVICES\n*nat\n:KUBE-SERVICES";
+        assert_eq!(removed([kube_proxys, kube_proxys]).0, [0, 0]);
     }
 }

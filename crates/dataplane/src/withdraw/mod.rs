@@ -20,7 +20,8 @@ use servers::Places;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-pub(crate) use chains::{Which, remove as remove_chains};
+pub(crate) use chains::remove_ours;
+use chains::{Which, remove};
 
 /// The tables of kube-proxy's nftables mode.
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
@@ -83,21 +84,25 @@ impl Withdrawal {
             _ => None,
         };
         for variant in Variant::ALL.into_iter().filter(|variant| variant.may_hold_anything()) {
-            let which = match (at_work == Some(variant), self.theirs) {
-                (true, true) => Which::Strange,
-                (true, false) => continue,
-                (false, true) => Which::All,
-                (false, false) => Which::Ours,
-            };
+            let mut families = Vec::new();
             for family in Family::ALL {
-                let mut tables = match iptables::Kernel::of_variant(variant, family) {
-                    Err(error) if error.is_missing() => continue,
-                    tables => tables?,
-                };
-                let count = remove_chains(&mut tables, which)?;
-                if count > 0 {
-                    said(format!("{count} chains of iptables-{variant} ({family})"));
+                match iptables::Kernel::of_variant(variant, family) {
+                    Err(error) if error.is_missing() => {}
+                    tables => families.push((family, tables?)),
                 }
+            }
+            let mut tables: Vec<_> = families.iter_mut().map(|(_, tables)| tables).collect();
+            let each = |tables: Vec<&mut iptables::Kernel>, which| -> Result<Vec<usize>, Error> {
+                tables.into_iter().map(|tables| remove(tables, which)).collect()
+            };
+            let counts = match (at_work == Some(variant), self.theirs) {
+                (true, true) => each(tables, Which::Strange)?,
+                (true, false) => continue,
+                (false, true) => each(tables, Which::All)?,
+                (false, false) => remove_ours(&mut tables)?,
+            };
+            for (count, (family, _)) in counts.into_iter().zip(&families).filter(|(count, _)| *count > 0) {
+                said(format!("{count} chains of iptables-{variant} ({family})"));
             }
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! ```text
 //!             evidence ─> probe ─┬─ accepted ─────────────────────────> good (evidence is passed over for a while)
 //!                                ├─ no control accepted ──────────────> good (it is us, or there is nobody else)
+//!                                ├─ silent, but clients were answered ─> good
 //!                                ├─ refused ──────────────────────────> aside
 //!                                ├─ silent, and so is its host ───────> aside
 //!                                └─ silent, but its host lives ─> busy ─ thrice, and for 1.5 s ─> aside
@@ -90,7 +91,12 @@ impl Engine {
             return None;
         }
         record.controls = controls;
-        Some(record.trial(now, backend, sign == Some(Sign::Unanswered), self.thresholds.probe))
+        Some(record.trial(
+            now,
+            backend,
+            matches!(sign, Some(Sign::Unanswered | Sign::Repeated)),
+            self.thresholds.probe,
+        ))
     }
 
     /// What came of a trial.
@@ -154,7 +160,8 @@ impl Engine {
         let due = self.records.iter_mut().filter(|(_, record)| due(record)).take(most);
         due.map(|(backend, record)| {
             record.schedule(now);
-            record.trial(now, *backend, false, probe)
+            let asked = matches!(record.standing, Standing::Busy { .. });
+            record.trial(now, *backend, asked, probe)
         })
         .collect()
     }

@@ -62,7 +62,7 @@ pub struct Trial {
     pub controls: Vec<SocketAddr>,
     /// How long to wait for the answer.
     pub patience: Duration,
-    /// The trial was called for by a SYN without answer; if that has had its answer since, the trial
+    /// The trial was called for by SYNs without answer; if the backend has answered anybody since, it
     /// proves nothing.
     pub asked: bool,
 }
@@ -87,6 +87,6 @@ pub struct Outcome {
     pub lives: bool,
     /// A control accepted.
     pub control: bool,
-    /// Where the trial was called for by a SYN without answer: it still has none.
+    /// Where the trial was called for by SYNs without answer: nobody has had an answer since.
     pub stands: bool,
 }

@@ -110,6 +110,34 @@ fn a_backend_that_refuses() {
 }
 
 #[test]
+fn a_backend_over_udp_where_nobody_is() {
+    let mut bench = Bench::new("nftables", 3);
+    let service = SocketAddr::new(IpAddr::from([10, 96, 0, 11]), 53);
+    let serve = |host: &Host| host.serve_at(Protocol::Udp, (host.ipv4(), 5353)).expect("a server");
+    let mut servers: Vec<_> = bench.backends.iter().map(serve).collect();
+    let endpoints = bench.backends.iter().map(|host| format!("- {{addresses: [{}]}}\n", host.ipv4()));
+    bench.write("udp.yaml", &format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: dns, namespace: shop}}\nspec:\n  clusterIP: {}\n  ports: [{{name: dns, port: 53, protocol: UDP}}]\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: dns-1, namespace: shop, labels: {{kubernetes.io/service-name: dns}}}}\naddressType: IPv4\nports: [{{name: dns, port: 5353, protocol: UDP}}]\nendpoints:\n{}",
+        service.ip(),
+        endpoints.collect::<String>(),
+    ));
+    bench.start();
+    let ask =
+        |bench: &Bench| bench.client.client(Protocol::Udp).timeout(Duration::from_millis(200)).ask(service);
+    bench.until("it answers", |bench| ask(bench).is_ok());
+    servers.remove(1);
+    let gone = (format!("{}:5353", bench.backends[1].ipv4()), "refusing".to_owned());
+    bench.until("it is set aside", |bench| {
+        let _ = ask(bench);
+        aside(bench).contains(&gone)
+    });
+    let by: BTreeSet<_> = (0..MANY).map(|_| ask(&bench).expect("an answer").backend).collect();
+    assert_eq!(by, BTreeSet::from(["web-0".to_owned(), "web-2".to_owned()]));
+    servers.push(serve(&bench.backends[1]));
+    until_back(&bench);
+}
+
+#[test]
 fn a_client_that_is_cut_off() {
     let mut bench = Bench::new("nftables", 3);
     bench.start();

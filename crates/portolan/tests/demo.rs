@@ -32,6 +32,43 @@ fn ends_with_one_line_that_says_that_nothing_failed() {
     }
 }
 
+/// What the demo of a fault comes to.
+fn fault(arguments: &[&str]) -> Value {
+    let output = demo(&[&["--json", "--fault"], arguments].concat()).output().expect("the demo starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    let line: Value = serde_json::from_slice(&output.stdout).expect(&told);
+    let mut keys: Vec<_> = line.as_object().expect("an object").keys().collect();
+    keys.sort();
+    let wanted = ["connections", "failed", "fault", "mode", "over_1s", "set_aside_after_s", "slowest_s"];
+    assert_eq!(keys, wanted);
+    assert_eq!((&line["connections"], &line["fault"]), (&200.into(), &arguments[0].into()), "{told}");
+    let noticed = line["set_aside_after_s"].is_number();
+    let good = if line["fault"] == "refusing-backend" { noticed } else { line["failed"] == 0 };
+    assert!(output.status.success() == good || line["slowest_s"].as_f64() > Some(3.1), "{line} {told}");
+    line
+}
+
+#[test]
+fn a_backend_or_a_node_that_fails_is_not_noticed() {
+    for mode in ["nftables", "iptables"] {
+        for what in ["silent-backend", "silent-node"] {
+            let line = fault(&[what, "--mode", mode]);
+            assert_eq!(line["failed"], 0, "{line}");
+            assert!(line["set_aside_after_s"].is_number(), "{line}");
+        }
+    }
+    let line = fault(&["refusing-backend", "--mode", "nftables"]);
+    assert!(line["set_aside_after_s"].is_number() && line["failed"].as_u64() < Some(40), "{line}");
+}
+
+#[test]
+fn without_setting_aside_it_is() {
+    for what in ["silent-backend", "refusing-backend"] {
+        let line = fault(&[what, "--off", "--mode", "nftables"]);
+        assert!(line["failed"].as_u64() > Some(20) && line["set_aside_after_s"].is_null(), "{line}");
+    }
+}
+
 #[test]
 fn a_mode_that_cannot_work_is_an_error_of_its_own() {
     let output = demo(&["--json", "--mode", "ebpf"]).output().expect("the demo starts");

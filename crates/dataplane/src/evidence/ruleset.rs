@@ -5,9 +5,10 @@
 //! backend (address, protocol, port) and a kind of sign, so a flood of packets fills nothing. An
 //! element is `add`ed, which does not begin its time anew: what is left of it tells its age.
 //!
-//! - A first SYN notes that the backend was asked; the SYN+ACK takes that back. What stands is
-//!   the time since when nobody has had an answer.
+//! - A first SYN notes that the backend was asked. What stands is the time since when nobody has had
+//!   an answer.
 //! - A SYN of a connection that is known and unanswered is one sent again.
+//! - A SYN+ACK to anybody takes both back.
 //! - A reset that answers a SYN, or an ICMP error, is a refusal.
 //!
 //! Packets of connections that both sides have acknowledged leave at the second rule, and those that
@@ -137,19 +138,10 @@ impl Rules {
             let again = again.compare(SCRATCH, Operator::Equal, &STATUS_CONFIRMED.to_ne_bytes());
             rules.push(self.note(again, Sign::Repeated, TROUBLE_PER_S).end("a client asks again"));
         }
-        let answered = self.reply(self.tcp(SYN | ACK | RST | FIN, SYN | ACK));
-        rules.push(
-            self.key(answered, Sign::Unanswered)
-                .and(Expression::Dynset {
-                    operation: DynsetOperation::Delete,
-                    set: SIGNS.into(),
-                    key: KEY,
-                    data: None,
-                    timeout: None,
-                    invert: false,
-                })
-                .end("a backend answers"),
-        );
+        for sign in [Sign::Unanswered, Sign::Repeated] {
+            let answered = self.reply(self.tcp(SYN | ACK | RST | FIN, SYN | ACK));
+            rules.push(self.key(answered, sign).and(delete()).end("a backend answers"));
+        }
         let refused = self.reply(self.tcp(SYN | ACK | RST, RST | ACK));
         rules.push(self.note(refused, Sign::Refused, TROUBLE_PER_S).end("a backend refuses"));
         rules
@@ -231,6 +223,11 @@ impl Rules {
 
 fn status() -> Expression {
     Expression::Ct { into: SCRATCH, key: CtKey::Status, direction: None }
+}
+
+fn delete() -> Expression {
+    let operation = DynsetOperation::Delete;
+    Expression::Dynset { operation, set: SIGNS.into(), key: KEY, data: None, timeout: None, invert: false }
 }
 
 fn ne(number: u32) -> Vec<u8> {

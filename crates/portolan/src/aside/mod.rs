@@ -36,6 +36,8 @@ const DUE_AT_ONCE: usize = 256;
 /// How many backends of a node are asked when one of them has gone silent, and how soon again.
 const MATES_MAX: usize = 1024;
 const MATES_EVERY: Duration = Duration::from_secs(5);
+/// After a search through the plan there is none for this many times as long.
+const SEARCH_REST: u32 = 20;
 /// So long after flows to a backend were forgotten, those are that a packet on its way made since.
 const FORGET_AGAIN: Duration = Duration::from_millis(100);
 
@@ -52,6 +54,9 @@ pub(crate) struct Lookout {
     words: HashMap<BackendKey, String>,
     /// Whose flows are to be forgotten once more, and when.
     again: Vec<(Instant, BackendKey)>,
+    /// Signs against whoever that is, and when to look next in the plan: that takes its time.
+    signs: HashMap<BackendKey, Sign>,
+    search: Instant,
     /// When the backends of a node were last asked.
     asked_nodes: HashMap<Name, Instant>,
     chance: RandomState,
@@ -87,6 +92,8 @@ impl Lookout {
             waker,
             words: HashMap::new(),
             again: Vec::new(),
+            signs: HashMap::new(),
+            search: Instant::now(),
             asked_nodes: HashMap::new(),
             chance: RandomState::new(),
         }))
@@ -116,7 +123,8 @@ impl Lookout {
     pub(crate) fn next(&self) -> Option<Instant> {
         let again = self.again.iter().map(|(when, _)| *when).min();
         let due = self.engine.next().map(|next| self.began + next);
-        due.into_iter().chain(again).min()
+        let search = (!self.signs.is_empty()).then_some(self.search);
+        due.into_iter().chain(again).chain(search).min()
     }
 
     /// Takes in what the thread has to tell; hands back whose turn it is.
@@ -124,11 +132,14 @@ impl Lookout {
         let now = self.now();
         match news {
             News::Signs(signs) => {
-                let news =
-                    signs.into_iter().filter(|(key, _)| can_probe(key) && self.engine.is_news(now, *key));
-                let news: HashMap<BackendKey, Option<Sign>> =
-                    news.map(|(key, sign)| (key, Some(sign))).collect();
-                self.suspect(now, &news, planner);
+                for (key, sign) in signs {
+                    if can_probe(&key) && self.engine.is_news(now, key) {
+                        // The strongest counts.
+                        let known = self.signs.entry(key).or_insert(sign);
+                        *known = sign.max(*known);
+                    }
+                }
+                self.search(planner);
                 Vec::new()
             }
             News::Judged(judged) => {
@@ -142,6 +153,17 @@ impl Lookout {
                 turns
             }
         }
+    }
+
+    /// Finds out whom the signs are against.
+    pub(crate) fn search(&mut self, planner: &Planner) {
+        let begin = Instant::now();
+        if self.signs.is_empty() || self.search > begin {
+            return;
+        }
+        let news = std::mem::take(&mut self.signs).into_iter().map(|(key, sign)| (key, Some(sign)));
+        self.suspect(self.now(), &news.collect(), planner);
+        self.search = begin + begin.elapsed() * SEARCH_REST;
     }
 
     /// Has those that are backends of ours, with others to go to, tried.

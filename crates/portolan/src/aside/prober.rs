@@ -28,6 +28,8 @@ const TELL_EVERY: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long a silent backend may take to answer all the same: the kernel sends a SYN again after 1 s.
 const LATE: Duration = Duration::from_millis(1300);
+/// How many times as long a control may take as the backend.
+const CONTROL_SLOWER: u32 = 20;
 /// How many trials are made at once, and how many wait. Those beyond are asked for again.
 const TRIALS_AT_ONCE: usize = 64;
 const TRIALS_WAITING: usize = 4096;
@@ -73,6 +75,8 @@ struct UnderWay {
     lives: bool,
     control: bool,
     refused: bool,
+    /// Its time is up, but no control has answered yet.
+    late: bool,
     /// It has been told that the backend is silent; only a late answer is news.
     told: bool,
 }
@@ -140,9 +144,9 @@ impl Prober {
             ready.extend(one.hear(now).map(|outcome| (one.trial.backend, one.trial.asked, outcome)));
         }
         if !ready.is_empty() {
-            // As it is at this moment: a SYN that has had its answer is no evidence any more.
+            // As it is at this moment: once somebody has had an answer there is no evidence any more.
             let seen = self.evidence.look().unwrap_or_default();
-            let stands = seen.iter().filter(|seen| seen.sign == Sign::Unanswered).map(|seen| seen.backend);
+            let stands = seen.iter().filter(|seen| seen.sign != Sign::Refused).map(|seen| seen.backend);
             let stands: HashSet<_> = stands.collect();
             let judged = ready.into_iter().map(|(backend, asked, outcome)| {
                 (backend, Outcome { stands: !asked || stands.contains(&backend), ..outcome })
@@ -226,6 +230,7 @@ impl UnderWay {
             lives: false,
             control: false,
             refused: false,
+            late: false,
             told: false,
         }
     }
@@ -235,7 +240,13 @@ impl UnderWay {
     }
 
     fn deadline(&self) -> Instant {
-        self.began + if self.told { LATE } else { self.trial.patience }
+        let patience = self.trial.patience;
+        self.began
+            + match (self.told, self.late) {
+                (true, _) => LATE,
+                (false, true) => patience * CONTROL_SLOWER,
+                (false, false) => patience,
+            }
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -263,7 +274,10 @@ impl UnderWay {
             let said = control.hear();
             self.control |= said == Said::Accepted || is_udp && said == Said::Refused;
         }
-        let is_late = took >= self.trial.patience;
+        // On a node that is out of breath everybody is late: who is silent is silent once another has
+        // answered, however long that takes.
+        self.late = took >= self.trial.patience;
+        let is_late = self.late && (self.control || took >= self.trial.patience * CONTROL_SLOWER);
         let answer = match self.refused {
             true if self.control || is_late => Answer::Refused,
             false if is_late && is_udp && self.lives => Answer::Accepted(took),

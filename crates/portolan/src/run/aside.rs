@@ -23,6 +23,7 @@ impl Daemon {
     /// Does what time brings.
     pub(super) fn watch(&mut self) {
         let Some(lookout) = self.lookout.as_mut().filter(|_| self.synced) else { return };
+        lookout.search(&self.planner);
         let again = lookout.tick();
         self.forget_unanswered(&again);
     }

@@ -84,6 +84,13 @@ fn start(bench: &mut Bench, mode: &str) {
         ],
     );
     until_answered_by(bench, NODE);
+    // Addresses are opened one after the other, and each is led to once it is open.
+    for server in [DNS, DNS_V6] {
+        bench.until(&format!("{server} answers by stream"), |bench| {
+            let answer = dns::ask_by_stream(&bench.client, address(server), WHO);
+            answer.is_ok_and(|answer| answer.addresses == [who(NODE)])
+        });
+    }
 }
 
 pub(crate) fn until_answered_by(bench: &Bench, server: &str) {

@@ -45,6 +45,7 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, for as long as it takes to read it")]
 enum Command {
     Bench(bench::Arguments),
     Demo(demo::Arguments),

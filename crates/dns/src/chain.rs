@@ -75,8 +75,13 @@ pub trait Plugin: Send + Sync + 'static {
     fn sent(&self, _exchange: &Exchange, _sent: &Sent, _at: &At<'_>) {}
 
     /// Whether the server block that it stands in may have this question at all (`view`).
-    fn admits(&self, _exchange: &Exchange) -> bool {
+    fn admits(&self, _exchange: &Exchange, _chain: &Chain) -> bool {
         true
+    }
+
+    /// Whether what plugins say about this question is kept (`metadata`).
+    fn collects(&self, _exchange: &Exchange) -> bool {
+        false
     }
 
     /// Whether it can do its work already (`ready` asks).
@@ -218,7 +223,7 @@ impl Chain {
     }
 
     fn admits(&self, exchange: &Exchange) -> bool {
-        self.links.iter().all(|link| link.plugin.admits(exchange))
+        self.links.iter().all(|link| link.plugin.admits(exchange, self))
     }
 
     /// The way in from a place on, and out again up to `floor`.

@@ -222,3 +222,19 @@ fn what_is_said_of_a_question() {
     assert_eq!(said("example.org"), format!("<><><><><><>{client}"));
     server.stop();
 }
+
+#[test]
+fn a_view_for_the_pods_of_a_namespace() {
+    for (namespace, want) in [("shop", [10, 0, 0, 1]), ("other", [10, 0, 0, 2])] {
+        let lines = format!(
+            "view pods {{\nexpr metadata('kubernetes/client-namespace') == '{namespace}'\n}}\nmetadata\n\
+             kubernetes cluster.local {{\npods verified\n}}\nhosts {{\n10.0.0.1 a.test\n}}\n}}\n\
+             .:0 {{\nbind 127.0.0.1\nhosts {{\n10.0.0.2 a.test\n}}"
+        );
+        let server = Server::start(&lines);
+        let reply = server.ask("a.test", Type::A);
+        let record = reply.section(Section::Answer).next().expect("an answer");
+        assert_eq!(reply.address(record), Some(std::net::IpAddr::from(want)), "{namespace}");
+        server.stop();
+    }
+}

@@ -84,7 +84,7 @@ impl Function {
         match function {
             Function::Group if !names.groups => return Err("group: there is no pattern here".into()),
             Function::Metadata if !names.metadata => {
-                return Err("metadata: not built here, for none is collected yet at this point".into());
+                return Err("metadata: there is none here".into());
             }
             _ => {}
         }

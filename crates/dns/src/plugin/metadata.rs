@@ -22,8 +22,12 @@ pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>
 }
 
 impl Plugin for Metadata {
+    fn collects(&self, exchange: &Exchange) -> bool {
+        self.zones.iter().any(|zone| exchange.asked.question.name.is_in(zone))
+    }
+
     fn ask(&self, exchange: &mut Exchange, at: &At<'_>) -> Step {
-        if self.zones.iter().any(|zone| exchange.asked.question.name.is_in(zone)) {
+        if self.collects(exchange) {
             exchange.collect_metadata();
             if !at.chain.view.is_empty() {
                 exchange.tell("view/name", || at.chain.view.clone());

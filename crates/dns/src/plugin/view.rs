@@ -6,7 +6,7 @@
 //! }
 //! ```
 
-use crate::chain::{At, Plugin, Step};
+use crate::chain::{At, Chain, Plugin, Step};
 use crate::corefile::Error;
 use crate::exchange::Exchange;
 use crate::expression::{Environment, Expression, Names};
@@ -15,23 +15,28 @@ use std::sync::Arc;
 
 struct View {
     expressions: Vec<Expression>,
+    /// Some of them ask for metadata.
+    metadata: bool,
 }
 
 pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>>, Error> {
     let line = setting.once()?;
     let [name] = line.exactly()?;
     let mut expressions = Vec::new();
+    let mut metadata = false;
     for option in &line.block {
         option.no_block()?;
         if option.name.text != "expr" {
             return Err(option.unknown_option("view"));
         }
         let words: Vec<&str> = option.at_least_one()?.iter().map(|word| word.text.as_str()).collect();
-        let expression = Expression::parse(&words.join(" "), &Names::default());
+        let text = words.join(" ");
+        metadata |= text.contains("metadata");
+        let expression = Expression::parse(&text, &Names { metadata: true, ..Names::default() });
         expressions.push(expression.map_err(|what| option.error(what))?);
     }
     setting.block.view = name.text.clone();
-    Ok(Some(Arc::new(View { expressions })))
+    Ok(Some(Arc::new(View { expressions, metadata })))
 }
 
 impl Plugin for View {
@@ -39,10 +44,24 @@ impl Plugin for View {
         Step::Pass
     }
 
-    fn admits(&self, exchange: &Exchange) -> bool {
+    fn admits(&self, exchange: &Exchange, chain: &Chain) -> bool {
+        let described = self.metadata.then(|| describe(exchange, chain));
+        let exchange = described.as_ref().unwrap_or(exchange);
         let environment = Environment { exchange: Some(exchange), ..Environment::default() };
         self.expressions.iter().all(|expression| expression.holds(&environment))
     }
+}
+
+/// The question with all that plugins of this block say about it, which another block must not see.
+fn describe(exchange: &Exchange, chain: &Chain) -> Exchange {
+    let mut described = Exchange::new(exchange.received);
+    described.asked = exchange.asked.clone();
+    described.begin(exchange.from, exchange.received);
+    if chain.links().iter().any(|link| link.plugin.collects(exchange)) {
+        described.collect_metadata();
+        chain.links().iter().for_each(|link| link.plugin.describe(&mut described));
+    }
+    described
 }
 
 #[cfg(test)]
@@ -68,7 +87,6 @@ mod tests {
             ("view", "\"view\": takes 1 arguments, not 0"),
             ("view a {\nexpr\n}", "\"expr\": takes an argument"),
             ("view a {\nexpr what()\n}", "\"expr\": no function is called what"),
-            ("view a {\nexpr metadata('x/y') == ''\n}", "\"expr\": metadata: not built here"),
             ("view a {\nonly x\n}", "\"only\": no option of plugin view"),
         ] {
             assert!(refused(lines).contains(want), "{lines}");

@@ -91,6 +91,7 @@ impl Engine {
             return None;
         }
         record.controls = controls;
+        record.accused = sign.is_some();
         Some(record.trial(
             now,
             backend,
@@ -116,7 +117,10 @@ impl Engine {
                     Standing::Aside { .. } => None,
                     Standing::Good | Standing::Busy { .. } => {
                         record.standing = Standing::Good;
-                        record.be_deaf(now);
+                        // Who was asked for another's sake may be accused the next moment.
+                        if record.accused {
+                            record.be_deaf(now);
+                        }
                         None
                     }
                 }
@@ -217,6 +221,7 @@ impl Record {
             deaf_for: DEAF_FIRST,
             keep_until: now,
             on_trial: None,
+            accused: false,
             times: 0,
             takes: Duration::ZERO,
             controls: Vec::new(),

@@ -101,6 +101,8 @@ pub(crate) struct Record {
     pub(crate) keep_until: Duration,
     /// A trial is under way that began then.
     pub(crate) on_trial: Option<Duration>,
+    /// There was evidence that called for it.
+    pub(crate) accused: bool,
     /// How many times in a row it has been set aside.
     pub(crate) times: u32,
     /// How long it took to answer a probe, at most.

@@ -146,6 +146,17 @@ fn one_that_answers_late_is_back() {
 }
 
 #[test]
+fn one_that_was_asked_for_another_s_sake_may_still_be_accused() {
+    let mut engine = Engine::new(Thresholds::default());
+    let controls = || vec![backend(2).at];
+    assert!(!engine.suspect(ms(0), backend(1), None, controls()).expect("a trial").asked);
+    assert_eq!(engine.judge(ms(1), backend(1), HEALTHY), None);
+    assert!(engine.suspect(ms(2), backend(1), Some(Sign::Unanswered), controls()).expect("a trial").asked);
+    assert_eq!(engine.judge(ms(3), backend(1), HEALTHY), None);
+    assert_eq!(engine.suspect(ms(4), backend(1), Some(Sign::Unanswered), controls()), None);
+}
+
+#[test]
 fn strangers_and_single_backends_are_left_alone() {
     let mut engine = Engine::new(Thresholds::default());
     assert!(engine.is_news(ms(0), backend(1)));

@@ -607,7 +607,7 @@ fn blocks_of_one_address_share_a_certificate() {
             format!("tls://{zone}:0 {{\nbind 127.0.0.1\nroot {root}\ntls {name}.pem {name}.key\nwhoami\n}}\n")
         };
         let corefile = Source::Text("Corefile", block("a", "server") + &block("b", second));
-        let options = Options { corefile, dns_port: 0, clusters: Arc::new(NoClusters), quiet: true };
+        let options = Options { dns_port: 0, quiet: true, ..Options::new(corefile, Arc::new(NoClusters)) };
         Instance::start(options).map(|_| ()).map_err(|error| error.to_string())
     };
     assert_eq!(started("server"), Ok(()));

@@ -30,6 +30,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_millis(1300);
 /// How many times as long a control may take as the backend.
 const CONTROL_SLOWER: u32 = 20;
+/// But no trial takes longer, or it would be taken for lost.
+const TRIAL_MAX: Duration = Duration::from_secs(4);
+/// And how many times as long as a control the backend has at least: where everybody is slow, so may it be.
+const SLOWER_THAN_CONTROL: u32 = 8;
 /// How many trials are made at once, and how many wait. Those beyond are asked for again.
 const TRIALS_AT_ONCE: usize = 64;
 const TRIALS_WAITING: usize = 4096;
@@ -73,9 +77,10 @@ struct UnderWay {
     life: Option<Asking>,
     controls: Vec<Asking>,
     lives: bool,
-    control: bool,
+    /// How long the first control took that answered.
+    control_took: Option<Duration>,
     refused: bool,
-    /// Its time is up, but no control has answered yet.
+    /// Its time is up, but not yet by the measure of the controls.
     late: bool,
     /// It has been told that the backend is silent; only a late answer is news.
     told: bool,
@@ -228,7 +233,7 @@ impl UnderWay {
             began: now,
             trial,
             lives: false,
-            control: false,
+            control_took: None,
             refused: false,
             late: false,
             told: false,
@@ -240,13 +245,20 @@ impl UnderWay {
     }
 
     fn deadline(&self) -> Instant {
-        let patience = self.trial.patience;
         self.began
             + match (self.told, self.late) {
                 (true, _) => LATE,
-                (false, true) => patience * CONTROL_SLOWER,
-                (false, false) => patience,
+                (false, true) => self.patience(),
+                (false, false) => self.trial.patience,
             }
+    }
+
+    /// How long the backend has. On a node that is out of breath everybody is late: who is silent is
+    /// silent by the measure of others, and if none of them answers either it is not the backend.
+    fn patience(&self) -> Duration {
+        let longest = (self.trial.patience * CONTROL_SLOWER).min(TRIAL_MAX);
+        let measure = |took: Duration| (took * SLOWER_THAN_CONTROL).clamp(self.trial.patience, longest);
+        self.control_took.map_or(longest, measure)
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -272,14 +284,14 @@ impl UnderWay {
         self.lives |= self.life.as_mut().is_some_and(|life| life.hear().is_life());
         for control in &mut self.controls {
             let said = control.hear();
-            self.control |= said == Said::Accepted || is_udp && said == Said::Refused;
+            if said == Said::Accepted || is_udp && said == Said::Refused {
+                self.control_took.get_or_insert(took);
+            }
         }
-        // On a node that is out of breath everybody is late: who is silent is silent once another has
-        // answered, however long that takes.
         self.late = took >= self.trial.patience;
-        let is_late = self.late && (self.control || took >= self.trial.patience * CONTROL_SLOWER);
+        let is_late = took >= self.patience();
         let answer = match self.refused {
-            true if self.control || is_late => Answer::Refused,
+            true if self.control_took.is_some() || is_late => Answer::Refused,
             false if is_late && is_udp && self.lives => Answer::Accepted(took),
             false if is_late => Answer::Silent,
             _ => return None,
@@ -294,7 +306,7 @@ impl UnderWay {
     }
 
     fn outcome(&self, answer: Answer) -> Outcome {
-        Outcome { answer, lives: self.lives, control: self.control, stands: true }
+        Outcome { answer, lives: self.lives, control: self.control_took.is_some(), stands: true }
     }
 }
 

@@ -38,20 +38,7 @@ fn from_a_pod_and_from_a_node() {
                     answer \"{{ .Name }} 60 IN A 192.0.2.9\"\n    }\n}\n";
     let corefile = bench.file("Corefile", corefile).display().to_string();
     let manifests = bench.manifests.display().to_string();
-    bench.spawn_as(
-        "portolan",
-        &[
-            "run",
-            "--mode",
-            "nftables",
-            "--hostname-override",
-            "node-a",
-            "--manifests",
-            &manifests,
-            "--dns",
-            &corefile,
-        ],
-    );
+    bench.run("nftables", &["--manifests", &manifests, "--dns", &corefile]);
     bench.until("names are served", |bench| {
         common::dns::address(&bench.client, ([10, 96, 0, 53], 53).into(), "example.com").is_some()
     });

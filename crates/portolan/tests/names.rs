@@ -24,20 +24,7 @@ fn server(bench: &Bench) -> SocketAddr {
 fn start(bench: &mut Bench, corefile: &str) {
     let corefile = bench.file("Corefile", corefile).display().to_string();
     let manifests = bench.manifests.display().to_string();
-    bench.spawn_as(
-        "portolan",
-        &[
-            "run",
-            "--mode",
-            "nftables",
-            "--hostname-override",
-            "node-a",
-            "--manifests",
-            &manifests,
-            "--dns",
-            &corefile,
-        ],
-    );
+    bench.run("nftables", &["--manifests", &manifests, "--dns", &corefile]);
     bench.until("names are served", |bench| {
         dns::address(&bench.client, server(bench), WEB) == CLUSTER_IP.parse().ok()
     });
@@ -167,20 +154,7 @@ fn one_watch_serves_both() {
         "apiVersion: portolan.dev/v1alpha1\nkind: PortolanConfiguration\nnames: {{corefile: {corefile}}}\n"
     );
     let configuration = bench.file("portolan.conf", &configuration).display().to_string();
-    bench.spawn_as(
-        "portolan",
-        &[
-            "run",
-            "--mode",
-            "nftables",
-            "--hostname-override",
-            "node-a",
-            "--kubeconfig",
-            &kubeconfig,
-            "--config",
-            &configuration,
-        ],
-    );
+    bench.run("nftables", &["--kubeconfig", &kubeconfig, "--config", &configuration]);
     bench.until("names are served", |bench| {
         dns::address(&bench.client, server(bench), WEB) == CLUSTER_IP.parse().ok()
     });

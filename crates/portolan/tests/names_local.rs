@@ -32,20 +32,7 @@ fn nobody_is_led_to_a_server_that_does_not_know_the_cluster() {
     );
     let configuration = bench.file("portolan.conf", &configuration).display().to_string();
     let manifests = bench.manifests.display().to_string();
-    bench.spawn_as(
-        "portolan",
-        &[
-            "run",
-            "--mode",
-            "nftables",
-            "--hostname-override",
-            "node-a",
-            "--manifests",
-            &manifests,
-            "--config",
-            &configuration,
-        ],
-    );
+    bench.run("nftables", &["--manifests", &manifests, "--config", &configuration]);
     bench.until("the way is there", |bench| bench.tool("nft list tables").contains("portolan-names"));
     until_answered_by(&bench, PODS);
     let tally = meanwhile(&mut bench, |_| pause());

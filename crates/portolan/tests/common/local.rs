@@ -68,21 +68,7 @@ fn start(bench: &mut Bench, mode: &str) {
         format!(".:53 {{\n    kubernetes cluster.local\n    hosts {{\n        {NODE} {WHO}\n    }}\n}}\n");
     let corefile = bench.file("Corefile", &text).display().to_string();
     let manifests = bench.manifests.display().to_string();
-    bench.spawn_as(
-        "portolan",
-        &[
-            "run",
-            "--mode",
-            mode,
-            "--hostname-override",
-            "node-a",
-            "--manifests",
-            &manifests,
-            "--dns",
-            &corefile,
-            "--names-local",
-        ],
-    );
+    bench.run(mode, &["--manifests", &manifests, "--dns", &corefile, "--names-local"]);
     until_answered_by(bench, NODE);
     // Addresses are opened one after the other, and each is led to once it is open.
     for server in [DNS, DNS_V6] {

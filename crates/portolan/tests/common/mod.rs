@@ -312,10 +312,11 @@ impl Bench {
         self.run(mode, &["--kubeconfig", kubeconfig]);
     }
 
-    fn run(&mut self, mode: &str, source: &[&str]) {
+    /// Starts `portolan run` on the node with these arguments, and does not wait.
+    pub(crate) fn run(&mut self, mode: &str, more: &[&str]) {
         let configuration = self.configuration.clone();
         let mut arguments = vec!["run", "--mode", mode, "--hostname-override", "node-a"];
-        arguments.extend(source);
+        arguments.extend(more);
         arguments.extend(configuration.iter().flat_map(|file| ["--config", file]));
         self.spawn_as("portolan", &arguments);
     }

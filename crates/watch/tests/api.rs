@@ -399,8 +399,11 @@ fn a_server_that_refuses_for_a_moment() {
 #[test]
 fn what_may_be_missing_is_gone_without() {
     let server = server(ApiOptions::default());
-    server.fault("/servicecidrs", Fault::Refuse(404, "NotFound", "no such resource"));
-    server.fault("/nodes", Fault::Refuse(403, "Forbidden", "not for you"));
+    // It asks again after ever longer waits, and is to be refused for as long as the test looks.
+    for _ in 0..64 {
+        server.fault("/servicecidrs", Fault::Refuse(404, "NotFound", "no such resource"));
+        server.fault("/nodes", Fault::Refuse(403, "Forbidden", "not for you"));
+    }
     let follower = Follower::new(&server, Keep::default(), WAITS);
     follower.until("all that can be had is", |seen| seen.loaded);
     let seen = follower.seen.lock().expect("nobody panicked");

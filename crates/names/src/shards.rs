@@ -1,8 +1,10 @@
 //! A table of which old and new versions share all but what changed.
 //!
 //! Items lie in a fixed number of short sorted lists. A new version copies the list of lists and the
-//! lists that change; readers of the old version notice nothing.
+//! lists that change; readers of the old version notice nothing. A look-up in a large table waits for
+//! memory and for little else, so a list lies right behind the pointer to it.
 
+use std::iter::once;
 use std::sync::Arc;
 
 /// How many lists: with 20,000 Services each has 20, with 200,000 endpoints 200.
@@ -23,12 +25,12 @@ pub(crate) trait Item: Clone {
 
 /// The table.
 #[derive(Clone, Debug)]
-pub(crate) struct Shards<T>(Arc<Vec<Arc<Vec<T>>>>);
+pub(crate) struct Shards<T>(Arc<[Arc<[T]>]>);
 
 impl<T: Item> Default for Shards<T> {
     fn default() -> Self {
-        let empty = Arc::new(Vec::new());
-        Shards(Arc::new(vec![empty; SHARDS]))
+        let empty = Arc::default();
+        Shards(vec![empty; SHARDS].into())
     }
 }
 
@@ -51,9 +53,8 @@ impl<T: Item> Shards<T> {
     pub(crate) fn insert(&mut self, item: T) {
         let key = item.key();
         if let Some(items) = Arc::make_mut(&mut self.0).get_mut(index::<T>(key)) {
-            let items = Arc::make_mut(items);
-            let at = items.partition_point(|other| other.key() <= key);
-            items.insert(at, item);
+            let (before, after) = items.split_at(items.partition_point(|other| other.key() <= key));
+            *items = before.iter().cloned().chain(once(item)).chain(after.iter().cloned()).collect();
         }
     }
 
@@ -63,15 +64,7 @@ impl<T: Item> Shards<T> {
             return;
         }
         if let Some(items) = Arc::make_mut(&mut self.0).get_mut(index::<T>(key)) {
-            Arc::make_mut(items).retain(|item| item.key() != key || !gone(item));
-        }
-    }
-
-    /// Gives back the memory that growing has left over, where nobody reads.
-    pub(crate) fn shrink(&mut self) {
-        let Some(shards) = Arc::get_mut(&mut self.0) else { return };
-        for items in shards.iter_mut().filter_map(Arc::get_mut) {
-            items.shrink_to_fit();
+            *items = items.iter().filter(|item| item.key() != key || !gone(item)).cloned().collect();
         }
     }
 

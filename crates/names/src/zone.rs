@@ -107,11 +107,6 @@ impl Reverse {
         };
         v4.iter().map(|item| item.service).chain(v6.iter().map(|item| item.service))
     }
-
-    fn shrink(&mut self) {
-        self.v4.shrink();
-        self.v6.shrink();
-    }
 }
 
 /// A pod, by its address.
@@ -264,15 +259,9 @@ impl Names {
 
     /// All that was there at the start has come.
     pub fn set_synced(&mut self) {
-        if self.zone.synced {
-            return;
+        if !self.zone.synced {
+            Arc::make_mut(&mut self.zone).synced = true;
         }
-        let zone = Arc::make_mut(&mut self.zone);
-        zone.synced = true;
-        zone.services.shrink();
-        zone.cluster_ips.shrink();
-        zone.endpoint_ips.shrink();
-        zone.pods.shrink();
     }
 
     fn service(&mut self, cluster: &Cluster, name: &ObjectName, namespaces: &mut Vec<Word>) {

@@ -5,7 +5,8 @@ use lab::api::{ApiOptions, ApiServer, Fault};
 use model::{Change, Cluster, ObjectKey};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -473,6 +474,109 @@ fn tokens_are_renewed() {
     server.set(service("later", 121));
     follower.until_right(&server, "the command's next token");
     let _ = std::fs::remove_dir_all(&directory);
+}
+
+#[test]
+fn for_somebody_else() {
+    let server = server(ApiOptions::default());
+    let mut kubeconfig: Value = serde_json::from_str(&server.kubeconfig()).expect("JSON");
+    kubeconfig["users"][0]["user"] = json!({"as": "system:kube-proxy", "as-uid": "7", "as-groups": ["a", "b"],
+        "as-user-extra": {"Reason": ["why not"]}});
+    let follower = Follower::with(&kubeconfig.to_string(), Keep::default(), WAITS);
+    follower.until_right(&server, "as somebody else");
+    let wanted =
+        [("extra-reason", "why not"), ("group", "a, b"), ("uid", "7"), ("user", "system:kube-proxy")];
+    let found: Vec<_> = server.impersonated().into_iter().collect();
+    assert_eq!(found, wanted.map(|(name, value)| (format!("impersonate-{name}"), value.to_owned())));
+}
+
+/// A proxy that knows both CONNECT and SOCKS5, and how each connection through it began. It ends with
+/// the process.
+fn proxy() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("an address");
+    let address = listener.local_addr().expect("an address");
+    let begun: Arc<Mutex<Vec<String>>> = Arc::default();
+    let note = begun.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let note = note.clone();
+            std::thread::spawn(move || pass_on(client, &note));
+        }
+    });
+    (address, begun)
+}
+
+fn pass_on(mut client: TcpStream, note: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut first = [0; 1];
+    client.peek(&mut first)?;
+    let (to, begin) = if first == [5] {
+        let (mut hello, mut request) = ([0; 3], [0; 10]);
+        client.read_exact(&mut hello)?;
+        client.write_all(b"\x05\x00")?;
+        client.read_exact(&mut request)?;
+        client.write_all(b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x01")?;
+        let [.., a, b, c, d, high, low] = request;
+        note.lock().expect("nobody panicked").push("socks".into());
+        (SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low]))), vec![])
+    } else {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0; 1];
+            client.read_exact(&mut byte)?;
+            head.extend(byte);
+        }
+        let text = String::from_utf8_lossy(&head).into_owned();
+        let target = text.split(' ').nth(1).expect("a target").trim_start_matches("http://");
+        let to = target.split('/').next().and_then(|place| place.parse().ok()).expect("a place");
+        let connects = text.starts_with("CONNECT ");
+        note.lock().expect("nobody panicked").push(text);
+        if connects {
+            client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+        }
+        (to, if connects { vec![] } else { head })
+    };
+    let mut server = TcpStream::connect(to)?;
+    server.write_all(&begin)?;
+    let (mut from_server, mut to_client) = (server.try_clone()?, client.try_clone()?);
+    let back = std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from_server, &mut to_client);
+        let _ = to_client.shutdown(Shutdown::Both);
+    });
+    let _ = std::io::copy(&mut client, &mut server);
+    let _ = server.shutdown(Shutdown::Both);
+    drop(back.join());
+    Ok(())
+}
+
+#[test]
+fn through_a_proxy() {
+    for (scheme, tls, begins) in [
+        ("http", true, "CONNECT 127.0.0.1:"),
+        ("http", false, "GET http://127.0.0.1:"),
+        ("socks5", true, "socks"),
+    ] {
+        let server = server(ApiOptions { tls, ..ApiOptions::default() });
+        let (address, begun) = proxy();
+        let mut kubeconfig: Value = serde_json::from_str(&server.kubeconfig()).expect("JSON");
+        let user = if scheme == "http" { "me:secret@" } else { "" };
+        kubeconfig["clusters"][0]["cluster"]["proxy-url"] = format!("{scheme}://{user}{address}").into();
+        let follower = Follower::with(&kubeconfig.to_string(), Keep::default(), WAITS);
+        follower.until_right(&server, scheme);
+        server.cut();
+        server.set(service("late", 120));
+        follower.until_right(&server, "on another connection");
+        let begun = begun.lock().expect("nobody panicked").clone();
+        assert!(!begun.is_empty() && begun.iter().all(|head| head.starts_with(begins)), "{begun:?}");
+        let secret = "Proxy-Authorization: Basic bWU6c2VjcmV0\r\n";
+        assert!(scheme != "http" || begun.iter().all(|head| head.contains(secret)), "{begun:?}");
+    }
+    // One that is not there is named.
+    let server = server(ApiOptions::default());
+    let mut kubeconfig: Value = serde_json::from_str(&server.kubeconfig()).expect("JSON");
+    kubeconfig["clusters"][0]["cluster"]["proxy-url"] = "http://127.0.0.1:1".into();
+    let follower = Follower::with(&kubeconfig.to_string(), Keep::default(), WAITS);
+    let message = "http://127.0.0.1:1: Connection refused";
+    follower.until(message, |seen| seen.problems.iter().any(|problem| problem.contains(message)));
 }
 
 #[test]

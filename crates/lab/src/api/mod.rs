@@ -10,7 +10,7 @@ mod store;
 mod tls;
 
 use serde_json::Value;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,6 +62,8 @@ struct Shared {
     changed: Condvar,
     faults: Mutex<VecDeque<(String, Fault)>>,
     requests: Mutex<Vec<String>>,
+    /// Headers of the last request.
+    impersonated: Mutex<BTreeMap<String, String>>,
     events: Mutex<Vec<Value>>,
     /// Connections of an older number are to end.
     generation: AtomicU64,
@@ -98,6 +100,7 @@ impl ApiServer {
             changed: Condvar::new(),
             faults: Mutex::default(),
             requests: Mutex::default(),
+            impersonated: Mutex::default(),
             events: Mutex::default(),
             generation: AtomicU64::new(0),
             streams: Mutex::default(),
@@ -229,6 +232,11 @@ impl ApiServer {
     /// The targets that were asked for, so far.
     pub fn requests(&self) -> Vec<String> {
         lock(&self.shared.requests).clone()
+    }
+
+    /// For whom the last request was made: its headers `impersonate-…`, in small letters.
+    pub fn impersonated(&self) -> BTreeMap<String, String> {
+        lock(&self.shared.impersonated).clone()
     }
 }
 

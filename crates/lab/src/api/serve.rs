@@ -65,11 +65,18 @@ fn request(
 ) -> io::Result<bool> {
     let Some((line, headers)) = read_head(wire)? else { return Ok(false) };
     let mut words = line.split(' ');
-    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().to_owned());
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    // What comes through a proxy may be a whole URL.
+    let target = match target.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..])) {
+        Some(target) => target.to_owned(),
+        None => target.to_owned(),
+    };
     let length: u64 = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     let mut body = Vec::new();
     wire.take(length.min(BODY_MAX)).read_to_end(&mut body)?;
     lock(&shared.requests).push(target.clone());
+    let impersonations = headers.iter().filter(|(name, _)| name.starts_with("impersonate-"));
+    *lock(&shared.impersonated) = impersonations.map(|(name, value)| (name.clone(), value.clone())).collect();
     let fault = {
         let mut faults = lock(&shared.faults);
         let place = faults.iter().position(|(at, _)| target.contains(at.as_str()));
@@ -106,10 +113,13 @@ fn read_head(wire: &mut impl BufRead) -> io::Result<Option<(String, Headers)>> {
     loop {
         let mut line = String::new();
         wire.read_line(&mut line)?;
-        match line.trim_end().split_once(": ") {
-            Some((name, value)) => drop(headers.insert(name.to_ascii_lowercase(), value.to_owned())),
+        let _ = match line.trim_end().split_once(": ") {
+            Some((name, value)) => headers
+                .entry(name.to_ascii_lowercase())
+                .and_modify(|all| *all += &format!(", {value}"))
+                .or_insert_with(|| value.to_owned()),
             None => return Ok(Some((first.trim_end().to_owned(), headers))),
-        }
+        };
     }
 }
 

@@ -2,9 +2,12 @@
 //! an address alone. Files that may be renewed are named here and read when they are needed.
 
 use super::credentials::{Exec, User};
+use super::impersonation::Impersonation;
+use super::proxy::Proxy;
 use super::trouble::Trouble;
 use crate::Error;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +19,7 @@ const POD_AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.cr
 #[derive(Clone, Debug)]
 pub struct Access {
     pub(super) server: Server,
+    pub(super) proxy: Option<Proxy>,
     /// The name that its certificate must have, where that is not the host's.
     pub(super) tls_name: Option<String>,
     pub(super) authority: Option<Source>,
@@ -37,7 +41,7 @@ pub(super) struct Server {
 
 impl Server {
     /// From a URL, or from a host and port alone.
-    fn parse(text: &str) -> Option<Server> {
+    pub(super) fn parse(text: &str) -> Option<Server> {
         let (tls, rest) = match text.split_once("://") {
             Some(("https", rest)) => (true, rest),
             Some(("http", rest)) => (false, rest),
@@ -45,8 +49,12 @@ impl Server {
             // As client-go: what names no scheme and no secrets is plain.
             None => (false, text),
         };
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let default = if tls { 443 } else { 80 };
+        Server::parse_with(tls, if tls { 443 } else { 80 }, rest)
+    }
+
+    /// From what stands after the scheme.
+    pub(super) fn parse_with(tls: bool, default: u16, text: &str) -> Option<Server> {
+        let (authority, path) = text.split_once('/').unwrap_or((text, ""));
         let (host, port) = match authority.strip_prefix('[') {
             Some(rest) => {
                 let (host, port) = rest.split_once(']')?;
@@ -61,6 +69,11 @@ impl Server {
         let path = if path.is_empty() { String::new() } else { format!("/{path}") };
         (!host.is_empty() && !host.contains(['@', ':', ' ']) || host.parse::<std::net::Ipv6Addr>().is_ok())
             .then(|| Server { tls, host: host.to_owned(), port, path })
+    }
+
+    /// Without TLS and at no path.
+    pub(super) fn plain(host: &str, port: u16) -> Server {
+        Server { tls: false, host: host.to_owned(), port, path: String::new() }
     }
 
     /// Host and port as HTTP has them.
@@ -128,7 +141,8 @@ impl Access {
                     .map_err(|what| wrong(format!("kubeconfig {}: {what}", file.display())))?
             }
             (None, Some(_)) => Access {
-                server: Server { tls: false, host: String::new(), port: 0, path: String::new() },
+                server: Server::plain("", 0),
+                proxy: None,
                 tls_name: None,
                 authority: None,
                 insecure: false,
@@ -168,6 +182,7 @@ impl Access {
         let token = Some(Source::File(POD_TOKEN.into()));
         Ok(Access {
             server: Server { tls: true, host, port, path: String::new() },
+            proxy: None,
             tls_name: None,
             authority: Some(Source::File(POD_AUTHORITY.into())),
             insecure: false,
@@ -240,6 +255,9 @@ struct WireUser {
     auth_provider: Option<serde::de::IgnoredAny>,
     #[serde(rename = "as")]
     impersonate: String,
+    as_uid: String,
+    as_groups: Option<Vec<String>>,
+    as_user_extra: Option<BTreeMap<String, Vec<String>>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -283,11 +301,12 @@ fn parse(text: &str, directory: &Path, wanted: Option<&str>, has_server: bool) -
         None if context.user.is_empty() => WireUser::default(),
         None => return Err(format!("there is no user {:?}", context.user)),
     };
-    if !cluster.proxy_url.is_empty() {
-        return Err("proxy-url: a proxy on the way to the API server is not built".into());
-    }
+    let proxy = match cluster.proxy_url.as_str() {
+        "" => None,
+        text => Some(Proxy::parse(text).map_err(|what| format!("proxy-url: {what}"))?),
+    };
     let server = match cluster.server.as_str() {
-        "" if has_server => Server { tls: false, host: String::new(), port: 0, path: String::new() },
+        "" if has_server => Server::plain("", 0),
         text => Server::parse(text).ok_or_else(|| format!("server: {text:?} is no URL"))?,
     };
     let insecure = cluster.insecure_skip_tls_verify;
@@ -298,6 +317,7 @@ fn parse(text: &str, directory: &Path, wanted: Option<&str>, has_server: bool) -
     }
     Ok(Access {
         server,
+        proxy,
         tls_name: Some(cluster.tls_server_name).filter(|name| !name.is_empty()),
         authority,
         insecure,
@@ -309,9 +329,8 @@ fn read_user(wire: WireUser, directory: &Path) -> Result<User, String> {
     if wire.auth_provider.is_some() {
         return Err("auth-provider: gone from Kubernetes since 1.26; use exec".into());
     }
-    if !wire.impersonate.is_empty() {
-        return Err("as: acting for somebody else is not built".into());
-    }
+    let impersonation =
+        Impersonation::read(wire.impersonate, wire.as_uid, wire.as_groups, wire.as_user_extra)?;
     let certificate = source(directory, &wire.client_certificate, &wire.client_certificate_data)
         .map_err(|what| format!("client-certificate-data: {what}"))?;
     let key = source(directory, &wire.client_key, &wire.client_key_data)
@@ -329,7 +348,7 @@ fn read_user(wire: WireUser, directory: &Path) -> Result<User, String> {
     };
     let basic = (!wire.username.is_empty()).then_some((wire.username, wire.password));
     let exec = wire.exec.map(|wire| read_exec(wire, directory)).transpose()?;
-    Ok(User { identity, token, basic, exec })
+    Ok(User { identity, token, basic, exec, impersonation })
 }
 
 fn read_exec(wire: WireExec, directory: &Path) -> Result<Exec, String> {
@@ -500,7 +519,9 @@ users:
             ("cluster: a, user: me", "cluster: a, user: you", "no user \"you\""),
             ("Zm9v", "\"*\"", "not base64"),
             ("Zm9v", "Zm9v, insecure-skip-tls-verify: true", "exclude each other"),
-            ("Zm9v", "Zm9v, proxy-url: \"http://p\"", "not built"),
+            ("Zm9v", "Zm9v, proxy-url: \"https://p\"", "proxy-url: https://p: a proxy that talks TLS"),
+            ("token: old", "as-groups: [a]", "as-groups: nobody is named by as"),
+            ("token: old", "as: \"a\\r\\nb\"", "as: control characters"),
             ("token: old", "client-key: k", "go together"),
             ("token: old", "auth-provider: {name: gcp}", "auth-provider"),
             ("token: old", "exec: {apiVersion: v9, command: x}", "\"v9\""),

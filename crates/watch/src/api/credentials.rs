@@ -2,6 +2,7 @@
 //! when what they said has run out.
 
 use super::access::{Access, Source, to_base64};
+use super::impersonation::Impersonation;
 use super::tls::Identity;
 use super::trouble::Trouble;
 use crate::manifest::moment;
@@ -29,6 +30,7 @@ pub(super) struct User {
     /// Name and password.
     pub(super) basic: Option<(String, String)>,
     pub(super) exec: Option<Exec>,
+    pub(super) impersonation: Impersonation,
 }
 
 impl std::fmt::Debug for User {
@@ -130,6 +132,9 @@ fn run(exec: &Exec, access: &Access) -> Result<CredentialStatus, Trouble> {
         if let (Some(authority), Some(fields)) = (&access.authority, cluster.as_object_mut()) {
             let data = to_base64(&authority.read().unwrap_or_default());
             fields.insert("certificate-authority-data".into(), data.into());
+        }
+        if let (Some(proxy), Some(fields)) = (&access.proxy, cluster.as_object_mut()) {
+            fields.insert("proxy-url".into(), proxy.url().into());
         }
         cluster
     });

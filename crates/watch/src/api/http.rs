@@ -5,6 +5,7 @@
 
 use super::access::Access;
 use super::credentials::Credentials;
+use super::proxy::Proxy;
 use super::tls;
 use super::trouble::Trouble;
 use rustls::pki_types::ServerName;
@@ -182,8 +183,8 @@ enum Framing {
 }
 
 /// What the head of an answer says.
-struct Head {
-    code: u16,
+pub(super) struct Head {
+    pub(super) code: u16,
     framing: Framing,
     keep: bool,
     retry_after: Option<Duration>,
@@ -239,14 +240,15 @@ impl Client {
     }
 
     fn question(&self, method: &str, target: &str, body: Option<&str>) -> Result<String, Trouble> {
-        let Access { server, .. } = &*self.access;
+        let Access { server, proxy, user, .. } = &*self.access;
         let mut credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner);
         let authorization = credentials.authorization(&self.access)?;
         drop(credentials);
+        let through = proxy.as_ref().filter(|proxy| proxy.wants_whole_urls(server));
+        let place = if through.is_some() { server.url() } else { server.path.clone() };
         let mut text = format!(
-            "{method} {}{target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: portolan/{} (linux/{})\r\n\
+            "{method} {place}{target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: portolan/{} (linux/{})\r\n\
              Accept: application/json\r\n",
-            server.path,
             server.authority(),
             env!("CARGO_PKG_VERSION"),
             std::env::consts::ARCH,
@@ -254,6 +256,8 @@ impl Client {
         if let Some(authorization) = authorization {
             text += &format!("Authorization: {authorization}\r\n");
         }
+        text += user.impersonation.headers();
+        text += &through.and_then(Proxy::authorization).unwrap_or_default();
         if let Some(body) = body {
             text += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
         }
@@ -277,23 +281,19 @@ impl Client {
         if self.stop.is_stopped() {
             return Err(Trouble::Stopped);
         }
-        let Access { server, tls_name, .. } = &*self.access;
+        let Access { server, proxy, tls_name, .. } = &*self.access;
         let trouble = |error| Trouble::Connection("connect", error);
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        let addresses = (server.host.as_str(), server.port).to_socket_addrs().map_err(trouble)?;
-        let mut connected = None;
-        for address in addresses {
-            match TcpStream::connect_timeout(&address, CONNECT_MAX) {
-                Ok(stream) => {
-                    connected = Some(stream);
-                    break;
-                }
-                Err(error) => last = error,
-            }
-        }
-        let socket = connected.ok_or_else(|| trouble(last))?;
+        let mut socket = match proxy {
+            None => open(&server.host, server.port).map_err(trouble)?,
+            Some(proxy) => open(&proxy.host, proxy.port).map_err(|error| {
+                trouble(io::Error::new(error.kind(), format!("{}: {error}", proxy.url())))
+            })?,
+        };
         let in_use = self.stop.enter(&socket).map_err(trouble)?;
         set_up(&socket).map_err(trouble)?;
+        if let Some(proxy) = proxy {
+            proxy.connect(&mut socket, server)?;
+        }
         let stream = match server.tls {
             false => Stream::Plain(socket),
             true => {
@@ -311,6 +311,18 @@ impl Client {
         };
         Ok(Wire { stream: BufReader::with_capacity(BUFFER, stream), _in_use: in_use })
     }
+}
+
+/// Connects with the first of a host's addresses that answers.
+fn open(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_MAX) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn set_up(socket: &TcpStream) -> io::Result<()> {
@@ -346,7 +358,7 @@ fn silence(error: io::Error) -> io::Error {
 }
 
 /// Reads the head of an answer, those of `1xx` before it stepped over.
-fn read_head(stream: &mut impl BufRead) -> Result<Head, Trouble> {
+pub(super) fn read_head(stream: &mut impl BufRead) -> Result<Head, Trouble> {
     let mut limited = stream.take(HEAD_MAX);
     loop {
         let head = read_one_head(&mut limited)?;

@@ -151,18 +151,19 @@ impl Metrics {
         }
     }
 
-    /// The kernel has been told all, or was to be: how long that took, and whether it worked.
+    /// The kernel has been told all, or was to be: how long that took, and whether it worked. As with
+    /// kube-proxy, what changes waited for before is no part of it.
     pub(crate) fn synced(&self, sync: Sync, took: Duration, worked: bool) {
         let now = since_1970(SystemTime::now());
         self.idle();
-        if sync == Sync::Partial {
-            self.change.observe_time(took);
+        if let Sync::Partial { waited } = sync {
+            self.change.observe_time(waited + took);
         }
         for of in &self.families {
             of.sync.observe_time(took);
             match sync {
                 Sync::Full => of.full.observe_time(took),
-                Sync::Partial => of.partial.observe_time(took),
+                Sync::Partial { .. } => of.partial.observe_time(took),
             }
             match worked {
                 true => of.last.set(now),
@@ -225,7 +226,10 @@ impl Metrics {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sync {
     Full,
-    Partial,
+    Partial {
+        /// How long the first of the changes had been in hand.
+        waited: Duration,
+    },
 }
 
 impl OfFamily {

@@ -119,11 +119,18 @@ impl Observer {
     }
 
     /// The kernel has been told of changes.
-    pub(crate) fn applied(&mut self, touched: &Touched, deltas: &[Delta], took: Duration, worked: bool) {
+    pub(crate) fn applied(
+        &mut self,
+        touched: &Touched,
+        deltas: &[Delta],
+        sync: Sync,
+        took: Duration,
+        worked: bool,
+    ) {
         if let Some(failed) = self.ports.change(deltas) {
             self.event(true, "FailedToStartServiceHealthcheck", "Listen", failed);
         }
-        self.synced(Sync::Partial, took, worked);
+        self.synced(sync, took, worked);
         for (service, happened) in std::mem::take(&mut self.triggers) {
             if worked && touched.services.contains(&service) {
                 self.metrics.programmed(happened);

@@ -6,6 +6,7 @@ mod aside;
 use crate::aside::{Lookout, News};
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
+use crate::metrics::Sync;
 use crate::node;
 use crate::observe::Observer;
 use crate::publish::Publisher;
@@ -411,17 +412,21 @@ impl Daemon {
         if self.due().is_none_or(|due| due > Instant::now()) {
             return;
         }
-        if let Some((touched, in_hand)) = self.held.take() {
-            self.program(&touched, in_hand);
+        // What changes nothing makes nobody wait.
+        if let Some((touched, in_hand)) = self.held.take()
+            && self.program(&touched, in_hand)
+        {
             self.programmed = Some(Instant::now());
         }
     }
 
-    fn program(&mut self, touched: &Touched, in_hand: Instant) {
+    /// Says whether there was anything to tell the kernel.
+    fn program(&mut self, touched: &Touched, in_hand: Instant) -> bool {
         if touched.is_empty() {
             self.observer.idle();
-            return;
+            return false;
         }
+        let begin = Instant::now();
         let node = self.planner.node().clone();
         let mut deltas = self.planner.update(&self.cluster, touched);
         self.tell(&deltas);
@@ -429,17 +434,18 @@ impl Daemon {
         if node != *self.planner.node() {
             // What holds for the node is in the program itself, not in its tables.
             self.reconcile("the node changed");
-            return;
+            return true;
         }
         if deltas.is_empty() {
             self.observer.idle();
             self.publish(&[], &Report::default());
-            return;
+            return false;
         }
         let report = self.plane.apply(&deltas);
         self.publish(&deltas, &report);
         let worked = self.account(&report);
-        self.observer.applied(touched, &deltas, in_hand.elapsed(), worked);
+        let sync = Sync::Partial { waited: begin - in_hand };
+        self.observer.applied(touched, &deltas, sync, begin.elapsed(), worked);
         self.forget_flows(&Suspects::of_changes(&deltas));
         verbose!(
             2,
@@ -449,6 +455,7 @@ impl Daemon {
             report.commits,
             in_hand.elapsed().as_micros()
         );
+        true
     }
 
     /// The kernel knows: so may everybody.

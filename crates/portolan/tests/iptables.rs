@@ -111,3 +111,32 @@ fn a_lock_that_another_program_holds() {
     lock.unlock().expect("it is ours");
     bench.until("the Service answers", |bench| bench.client.ask(Protocol::Tcp, bench.cluster_ip()).is_ok());
 }
+
+/// Changes wait for each other as long as `minSyncPeriod` says. What changes nothing is no change.
+#[test]
+fn what_changes_nothing_makes_nobody_wait() {
+    let mut bench = bench("nft", 2);
+    bench.endpoints(&[0]);
+    bench.set_configuration(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+         iptables: {syncPeriod: 1h, minSyncPeriod: 1h}\n",
+    );
+    bench.start();
+    let changes = |bench: &Bench| {
+        let name = "kubeproxy_sync_proxy_rules_service_changes_total ";
+        let metrics = bench.curl("http://127.0.0.1:10249/metrics");
+        metrics.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned))
+    };
+    bench.until("metrics are served", |bench| bench.is_served("http://127.0.0.1:10249/metrics"));
+    let before = changes(&bench);
+    bench.write(
+        "other.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: none, namespace: shop}\n\
+         spec: {clusterIP: None, ports: [{port: 80}]}\n",
+    );
+    bench.until("it has been read", |bench| changes(bench) != before);
+    bench.endpoints(&[0, 1]);
+    bench.until("the other endpoint is there", |bench| {
+        tables(bench, "nft").iter().filter(|line| line.contains("-j DNAT")).count() == 2
+    });
+}

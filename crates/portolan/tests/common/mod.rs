@@ -210,7 +210,12 @@ impl Bench {
             "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n---\n\
              apiVersion: portolan.dev/v1alpha1\nkind: PortolanConfiguration\nipvs: {{drainLimit: {limit}}}\n"
         );
-        self.configuration = Some(self.file("configuration", &text).display().to_string());
+        self.set_configuration(&text);
+    }
+
+    /// From the next start on, this is the program's configuration.
+    pub(crate) fn set_configuration(&mut self, text: &str) {
+        self.configuration = Some(self.file("configuration", text).display().to_string());
     }
 
     /// Starts the program and does not wait.

@@ -36,6 +36,7 @@ fn service(number: u8, affinity_seconds: Option<u32>) -> Object {
         cluster_ips: Box::new([IpAddr::from([10, 96, 0, number])]),
         external_ips: Box::default(),
         load_balancer_ips: Box::new([IpAddr::from([203, 0, 113, number])]),
+        other_ingress: Box::default(),
         source_ranges: Prefix::new(IpAddr::from([192, 0, 2, 0]), 24).into_iter().collect(),
         ports: Box::new([ServicePort {
             name: "t".into(),

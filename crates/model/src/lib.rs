@@ -19,5 +19,5 @@ pub use by_name::{ByName, Named};
 pub use cluster::{Change, Cluster, Object, ObjectKey, Touched};
 pub use name::{Name, ObjectName, PortName, Words};
 pub use node::{Namespace, Node, Pod, ServiceCidr};
-pub use service::{Policy, Protocol, Service, ServiceKind, ServicePort};
+pub use service::{Ingress, Policy, Protocol, Service, ServiceKind, ServicePort};
 pub use slice::{Conditions, Endpoint, Hints, Identity, Place, Slice, SlicePort};

@@ -91,6 +91,8 @@ pub struct Service {
     pub external_ips: Box<[IpAddr]>,
     /// The ingress addresses of its load balancer with `ipMode` VIP.
     pub load_balancer_ips: Box<[IpAddr]>,
+    /// By what else its load balancer is reached: nothing to route, but it has a name (`k8s_external`).
+    pub other_ingress: Box<[Ingress]>,
     /// `loadBalancerSourceRanges`.
     pub source_ranges: Box<[Prefix]>,
     /// Its ports.
@@ -111,6 +113,15 @@ pub struct Service {
     pub annotations: Words,
 }
 
+/// An ingress point of a load balancer that is reached over the network like anything else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ingress {
+    /// An address with `ipMode` Proxy, or one that nobody may come by.
+    Address(IpAddr),
+    /// A host name.
+    Host(Name),
+}
+
 /// One port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
@@ -124,4 +135,4 @@ pub struct ServicePort {
     pub node_port: Option<u16>,
 }
 
-const _: () = assert!(size_of::<Service>() <= 208);
+const _: () = assert!(size_of::<Service>() <= 224);

@@ -53,6 +53,7 @@ pub fn service() -> impl Strategy<Value = Service> {
                 cluster_ips: cluster_ips.into(),
                 external_ips: external_ips.into(),
                 load_balancer_ips: load_balancer_ips.into(),
+                other_ingress: Box::default(),
                 source_ranges: rest.2.into_iter().filter_map(|l| Prefix::new(ip(3), l)).collect(),
                 ports: ports.into(),
                 affinity_seconds: rest.1.then_some(60),

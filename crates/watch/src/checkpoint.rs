@@ -158,7 +158,7 @@ spec:
   sessionAffinity: ClientIP
   publishNotReadyAddresses: true
   ports: [{name: http, port: 80, nodePort: 30080}, {name: dns, port: 53, protocol: UDP}]
-status: {loadBalancer: {ingress: [{ip: 192.0.2.2}]}}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.2}, {ip: 192.0.2.3, ipMode: Proxy}, {hostname: lb.example.org}]}}
 ---
 apiVersion: v1
 kind: Service

@@ -19,6 +19,7 @@ pub(crate) fn service(name: &str, ips: &[&str], ports: &[ServicePort]) -> Servic
         cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         external_ips: Box::default(),
         load_balancer_ips: Box::default(),
+        other_ingress: Box::default(),
         source_ranges: Box::default(),
         ports: ports.into(),
         affinity_seconds: None,

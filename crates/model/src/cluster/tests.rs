@@ -12,6 +12,7 @@ fn service(name: &str) -> Service {
         cluster_ips: Box::new(["10.96.0.1".parse().unwrap()]),
         external_ips: Box::default(),
         load_balancer_ips: Box::default(),
+        other_ingress: Box::default(),
         source_ranges: Box::default(),
         ports: Box::default(),
         affinity_seconds: None,

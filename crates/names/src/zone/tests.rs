@@ -42,6 +42,7 @@ fn blank(_: &str) -> Service {
         cluster_ips: Default::default(),
         external_ips: Default::default(),
         load_balancer_ips: Default::default(),
+        other_ingress: Box::default(),
         source_ranges: Default::default(),
         ports: Default::default(),
         affinity_seconds: None,

@@ -237,6 +237,7 @@ fn patient() -> Cluster {
         cluster_ips: Box::new([IpAddr::from([198, 51, 100, last])]),
         external_ips: Box::default(),
         load_balancer_ips: Box::new([IpAddr::from([203, 0, 113, last])]),
+        other_ingress: Box::default(),
         source_ranges: Prefix::new(IpAddr::from([192, 0, 2, 0]), 24).into_iter().collect(),
         ports: Box::new([
             port("t", Protocol::Tcp, 80, 30000 + u16::from(last)),

@@ -278,6 +278,8 @@ pub(crate) struct Ingress<'a> {
     pub(crate) ip: Option<Text<'a>>,
     #[serde(borrow)]
     pub(crate) ip_mode: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) hostname: Option<Text<'a>>,
 }
 
 #[derive(Derive, Default)]

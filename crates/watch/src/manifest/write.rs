@@ -3,7 +3,9 @@
 
 use super::time;
 use super::wire::OUR_PREFIX;
-use model::{Cluster, Conditions, Endpoint, Namespace, Node, ObjectName, Pod, Policy, Service, ServiceCidr};
+use model::{
+    Cluster, Conditions, Endpoint, Ingress, Namespace, Node, ObjectName, Pod, Policy, Service, ServiceCidr,
+};
 use model::{ServiceKind, Slice, Words};
 use serde_json::{Map, Value, json};
 use std::fmt::Display;
@@ -86,6 +88,7 @@ fn service(service: &Service) -> Value {
         cluster_ips,
         external_ips,
         load_balancer_ips,
+        other_ingress,
         source_ranges,
         ports,
         affinity_seconds,
@@ -129,7 +132,12 @@ fn service(service: &Service) -> Value {
         fields.insert("type".into(), kind.into());
         fields.insert(more.0.into(), more.1);
     }
-    let ingress: Vec<Value> = load_balancer_ips.iter().map(|ip| json!({ "ip": ip.to_string() })).collect();
+    let routed = load_balancer_ips.iter().map(|ip| json!({ "ip": ip.to_string() }));
+    let others = other_ingress.iter().map(|other| match other {
+        Ingress::Address(ip) => json!({ "ip": ip.to_string(), "ipMode": "Proxy" }),
+        Ingress::Host(name) => json!({ "hostname": &**name }),
+    });
+    let ingress: Vec<Value> = routed.chain(others).collect();
     let mut fields = object("v1", "Service", metadata);
     fields.insert("spec".into(), spec);
     fields.insert("status".into(), json!({ "loadBalancer": { "ingress": ingress } }));

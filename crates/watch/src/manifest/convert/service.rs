@@ -2,7 +2,7 @@
 
 use super::{Context, Converted, LABEL_MAX, said, special};
 use crate::manifest::wire::{self, SOURCE_RANGES_ANNOTATION, ServicePort, ServiceSpec};
-use model::{Policy, Prefix, Service, ServiceKind};
+use model::{Ingress, Policy, Prefix, Service, ServiceKind};
 use std::net::IpAddr;
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not given.
@@ -25,6 +25,7 @@ impl Context<'_> {
             _ => self.cluster_ips(spec)?,
         };
         let (source_ranges, balanced) = self.source_ranges(wire);
+        let (load_balancer_ips, other_ingress) = self.ingress(status, balanced);
         let external_policy = self.policy("spec.externalTrafficPolicy", &spec.external_traffic_policy);
         Ok(Some(Service {
             name,
@@ -32,7 +33,8 @@ impl Context<'_> {
             other_proxy: metadata.labels.get(PROXY_NAME_LABEL).is_some(),
             cluster_ips,
             external_ips: self.external_ips(spec),
-            load_balancer_ips: if balanced { self.load_balancer_ips(status) } else { Box::default() },
+            load_balancer_ips,
+            other_ingress,
             source_ranges,
             ports: self.service_ports(spec, &kind),
             affinity_seconds: self.affinity(spec),
@@ -109,21 +111,40 @@ impl Context<'_> {
         ips.into()
     }
 
-    /// Addresses with `ipMode` VIP, which is the default. A balancer known by a host name, and one
-    /// with `ipMode` Proxy, is reached over the network like anything else.
-    fn load_balancer_ips(&mut self, status: &wire::ServiceStatus<'_>) -> Box<[IpAddr]> {
-        let mut ips = Vec::new();
+    /// Addresses with `ipMode` VIP, which is the default, and the others: a balancer known by a host
+    /// name, and one with `ipMode` Proxy, is reached over the network like anything else.
+    fn ingress(
+        &mut self,
+        status: &wire::ServiceStatus<'_>,
+        balanced: bool,
+    ) -> (Box<[IpAddr]>, Box<[Ingress]>) {
+        let (mut ips, mut others) = (Vec::new(), Vec::new());
         for (i, ingress) in status.load_balancer.ingress.iter().enumerate() {
-            let Some(text) = said(&ingress.ip) else { continue };
-            if said(&ingress.ip_mode).is_some_and(|mode| mode != "VIP") {
-                continue;
-            }
-            match self.ip(format_args!("status.loadBalancer.ingress[{i}].ip"), text) {
-                Some(ip) if !ips.contains(&ip) => ips.push(ip),
-                _ => {}
+            let routed = balanced && said(&ingress.ip_mode).is_none_or(|mode| mode == "VIP");
+            let other = match (said(&ingress.ip), said(&ingress.hostname)) {
+                (Some(text), _) => {
+                    if !routed && !self.keep.names {
+                        continue;
+                    }
+                    match self.ip(format_args!("status.loadBalancer.ingress[{i}].ip"), text) {
+                        Some(ip) if routed => {
+                            if !ips.contains(&ip) {
+                                ips.push(ip);
+                            }
+                            continue;
+                        }
+                        Some(ip) => Ingress::Address(ip),
+                        None => continue,
+                    }
+                }
+                (None, Some(host)) if self.keep.names => Ingress::Host(host.into()),
+                _ => continue,
+            };
+            if !others.contains(&other) {
+                others.push(other);
             }
         }
-        ips.into()
+        (ips.into(), others.into())
     }
 
     /// Who may come by way of the load balancer, and whether anybody may: no range means everybody,

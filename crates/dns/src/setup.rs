@@ -5,7 +5,7 @@ use crate::chain::{Chain, Link, Plugin, Routes};
 use crate::cluster::ClusterSource;
 use crate::corefile::{Block, Error, Key, Line, Scheme, Word};
 use crate::metrics::Metrics;
-use crate::plugin::kubernetes::Known;
+use crate::plugin::kubernetes::{Known, Promised};
 use crate::plugin::prometheus::AllCounts;
 use crate::plugin::ready::ReadyPage;
 use crate::plugin::{PLUGINS, SetUp};
@@ -62,6 +62,8 @@ pub struct BlockSettings {
     pub timeouts: Timeouts,
     /// Names of the plugins of the block.
     pub plugins: BTreeSet<&'static str>,
+    /// The block's `kubernetes`, for plugins that are set up before it.
+    pub(crate) kubernetes: Promised,
     /// Who is told when a zone has changed (`transfer`).
     pub notifies: Vec<Notify>,
     /// Who we are where the transport is encrypted (`tls`).
@@ -112,6 +114,7 @@ impl BlockSettings {
             view: String::new(),
             timeouts: Timeouts::default(),
             plugins: BTreeSet::new(),
+            kubernetes: Promised::default(),
             notifies: Vec::new(),
             identity: None,
             limits: Limits::default(),
@@ -445,6 +448,7 @@ fn set_up_block(
         view: String::new(),
         timeouts: Timeouts::default(),
         plugins: plugins.map(|kind| kind.name).collect(),
+        kubernetes: Promised::default(),
         notifies: Vec::new(),
         identity: None,
         limits: Limits::default(),

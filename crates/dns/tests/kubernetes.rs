@@ -50,8 +50,47 @@ spec: {containers: [{name: c, image: i}]}
 status: {phase: Running, podIP: 127.0.0.1, podIPs: [{ip: 127.0.0.1}]}
 ";
 
+/// What the outside calls a cluster's Services, too: one by an address, one by a host name, one by both.
+const OUTSIDE: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.10, externalIPs: [198.51.100.1], ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: named, namespace: shop}
+spec: {type: LoadBalancer, clusterIP: 10.96.0.11, ports: [{name: http, port: 80}]}
+status: {loadBalancer: {ingress: [{hostname: lb.example.net}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: mixed, namespace: shop}
+spec: {type: LoadBalancer, clusterIP: 10.96.0.12, externalIPs: [198.51.100.2], ports: [{name: http, port: 80}]}
+status: {loadBalancer: {ingress: [{hostname: lb.example.net}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: lost, namespace: shop}
+spec: {type: LoadBalancer, clusterIP: 10.96.0.13, ports: [{name: http, port: 80}]}
+status: {loadBalancer: {ingress: [{hostname: a.example.net}, {hostname: b.example.net}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: None, ports: [{name: pg, port: 5432}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports: [{name: pg, port: 5432, protocol: TCP}]
+endpoints:
+- {addresses: [10.244.1.1], hostname: db-0}
+";
+
 /// A small cluster.
-struct Small;
+struct Small(&'static str);
 
 struct Held;
 
@@ -59,7 +98,7 @@ impl Stream for Held {}
 
 impl ClusterSource for Small {
     fn open(&self, _: &Wanted, deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
-        let loaded = watch::parse(std::path::Path::new("t"), CLUSTER.as_bytes(), watch::Keep::ALL);
+        let loaded = watch::parse(std::path::Path::new("t"), self.0.as_bytes(), watch::Keep::ALL);
         assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
         let changes = loaded.objects.into_iter().map(model::Change::Apply).collect();
         of_changes(deliver)(Batch { changes, triggers: Vec::new(), synced: true });
@@ -76,8 +115,13 @@ struct Server {
 
 impl Server {
     fn start(lines: &str) -> Server {
+        Server::of(CLUSTER, lines)
+    }
+
+    fn of(cluster: &'static str, lines: &str) -> Server {
         let corefile = Source::Text("Corefile", format!(".:0 {{\nbind 127.0.0.1\n{lines}\n}}\n"));
-        let options = Options { dns_port: 0, quiet: true, ..Options::new(corefile, Arc::new(Small)) };
+        let options =
+            Options { dns_port: 0, quiet: true, ..Options::new(corefile, Arc::new(Small(cluster))) };
         let instance = Instance::start(options).expect("it starts");
         let address = *instance.addresses().first().expect("an address");
         let (events, receiver) = sync_channel(16);
@@ -141,12 +185,10 @@ fn read(bytes: &[u8]) -> Reply {
     reply
 }
 
-#[test]
-fn a_transferred_zone_holds_what_is_answered_and_all_of_it() {
-    let server =
-        Server::start("kubernetes cluster.local 244.10.in-addr.arpa 96.10.in-addr.arpa\ntransfer {\nto *\n}");
+/// The names and types of transferred zones, each of which is answered as it was transferred.
+fn transferred(server: &Server, zones: &[&str]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for zone in ["cluster.local", "244.10.in-addr.arpa", "96.10.in-addr.arpa"] {
+    for zone in zones {
         let records = server.transfer(zone).expect("a zone");
         assert_eq!((records[0].1, records.last().map(|last| last.1)), (Type::SOA, Some(Type::SOA)));
         for (owner, rtype, line) in &records {
@@ -160,6 +202,14 @@ fn a_transferred_zone_holds_what_is_answered_and_all_of_it() {
         let once: BTreeSet<&String> = records.iter().map(|(_, _, line)| line).collect();
         assert_eq!(once.len() + 1, records.len(), "nothing but the SOA comes twice");
     }
+    names
+}
+
+#[test]
+fn a_transferred_zone_holds_what_is_answered_and_all_of_it() {
+    let server =
+        Server::start("kubernetes cluster.local 244.10.in-addr.arpa 96.10.in-addr.arpa\ntransfer {\nto *\n}");
+    let mut names = transferred(&server, &["cluster.local", "244.10.in-addr.arpa", "96.10.in-addr.arpa"]);
     for (name, types) in [
         ("cluster.local.", "SOA NS"),
         ("dns-version.cluster.local.", "TXT"),
@@ -237,4 +287,98 @@ fn a_view_for_the_pods_of_a_namespace() {
         assert_eq!(reply.address(record), Some(std::net::IpAddr::from(want)), "{namespace}");
         server.stop();
     }
+}
+
+const OUTSIDE_LINES: &str = "k8s_external example.org 198.51.100.0/24 {\nheadless\n}\n\
+    kubernetes cluster.local\ntransfer {\nto *\n}\n\
+    hosts {\n192.0.2.7 lb.example.net\n2001:db8::7 lb.example.net\nttl 3\nfallthrough\n}";
+
+#[test]
+fn host_names_of_balancers_are_looked_up() {
+    let server = Server::of(OUTSIDE, OUTSIDE_LINES);
+    let asked = |name: &str, rtype| {
+        let reply = server.ask(name, rtype);
+        let question: Name = name.parse().expect("a name");
+        let lines = [Section::Answer, Section::Additional].map(|section| {
+            let records = reply.section(section).map(|record| reply.show(record, &question).to_string());
+            records.collect::<Vec<String>>().join("; ")
+        });
+        (reply.rcode, lines.join(" | "))
+    };
+    for (name, rtype, want) in [
+        (
+            "named.shop.example.org",
+            Type::A,
+            "named.shop.example.org. 5 IN CNAME lb.example.net.; lb.example.net. 3 IN A 192.0.2.7 | ",
+        ),
+        (
+            "named.shop.example.org",
+            Type::AAAA,
+            "named.shop.example.org. 5 IN CNAME lb.example.net.; lb.example.net. 3 IN AAAA 2001:db8::7 | ",
+        ),
+        ("named.shop.example.org", Type::CNAME, "named.shop.example.org. 5 IN CNAME lb.example.net. | "),
+        ("named.shop.example.org", Type::TXT, " | "),
+        (
+            "named.shop.example.org",
+            Type::SRV,
+            "named.shop.example.org. 5 IN SRV 0 100 80 lb.example.net. | \
+             lb.example.net. 3 IN A 192.0.2.7; lb.example.net. 3 IN AAAA 2001:db8::7",
+        ),
+        (
+            "mixed.shop.example.org",
+            Type::A,
+            "mixed.shop.example.org. 5 IN A 198.51.100.2; mixed.shop.example.org. 3 IN A 192.0.2.7 | ",
+        ),
+        ("mixed.shop.example.org", Type::AAAA, "mixed.shop.example.org. 3 IN AAAA 2001:db8::7 | "),
+        (
+            "_http._tcp.mixed.shop.example.org",
+            Type::SRV,
+            "_http._tcp.mixed.shop.example.org. 5 IN SRV 0 50 80 mixed.shop.example.org.; \
+             _http._tcp.mixed.shop.example.org. 5 IN SRV 0 50 80 lb.example.net. | \
+             mixed.shop.example.org. 5 IN A 198.51.100.2; lb.example.net. 3 IN A 192.0.2.7; \
+             lb.example.net. 3 IN AAAA 2001:db8::7",
+        ),
+        ("lost.shop.example.org", Type::A, " | "),
+    ] {
+        assert_eq!(asked(name, rtype), (Rcode::NOERROR, want.to_owned()), "{name} {rtype}");
+    }
+    // Nothing is found, and that is said with the SOA.
+    let authority = server.ask("lost.shop.example.org", Type::A);
+    assert_eq!(
+        authority.section(Section::Authority).map(|record| record.rtype).collect::<Vec<_>>(),
+        [Type::SOA]
+    );
+    server.stop();
+}
+
+#[test]
+fn the_outside_of_a_cluster_is_transferred_too() {
+    let server = Server::of(OUTSIDE, OUTSIDE_LINES);
+    let mut names = transferred(&server, &["example.org", "100.51.198.in-addr.arpa"]);
+    names.retain(|name| !name.ends_with(" SOA") && !name.ends_with(" NS"));
+    let want = [
+        "1.100.51.198.in-addr.arpa. PTR",
+        "2.100.51.198.in-addr.arpa. PTR",
+        "_http._tcp.lost.shop.example.org. SRV",
+        "_http._tcp.mixed.shop.example.org. SRV",
+        "_http._tcp.named.shop.example.org. SRV",
+        "_http._tcp.web.shop.example.org. SRV",
+        "_pg._tcp.db.shop.example.org. SRV",
+        "db-0.db.shop.example.org. A",
+        "db-0.db.shop.example.org. SRV",
+        "db.shop.example.org. A",
+        "db.shop.example.org. SRV",
+        "lost.shop.example.org. SRV",
+        "mixed.shop.example.org. A",
+        "mixed.shop.example.org. SRV",
+        "named.shop.example.org. CNAME",
+        "named.shop.example.org. SRV",
+        "web.shop.example.org. A",
+        "web.shop.example.org. SRV",
+    ];
+    assert_eq!(names, want.into_iter().map(str::to_owned).collect());
+    // The zone of the inside is another.
+    assert!(server.transfer("cluster.local").expect("a zone").len() > 10);
+    assert_eq!(server.transfer("shop.example.org"), Err(Rcode::REFUSED));
+    server.stop();
 }

@@ -8,7 +8,7 @@ use dns::corefile::{self, Surroundings};
 use dns::instance::{Event, Instance, Options, Source};
 use libtest_mimic::{Arguments, Failed, Trial};
 use model::{Change, Cluster, Touched};
-use names::{Names, Outcome};
+use names::{External, ExternalOutcome, Names, Outcome, Zone};
 use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -174,8 +174,9 @@ impl Surroundings for Nothing {
 fn alone(scenario: &Scenario) -> Result<(), Failed> {
     let text = format!(". {{\n{}\n}}", scenario.corefile);
     let blocks = corefile::parse("Corefile", &text, &Nothing)?;
-    let line = blocks.iter().flat_map(|block| &block.lines).find(|line| line.name.text == "kubernetes");
-    let mut options = dns::plugin::kubernetes_options(line.ok_or("no kubernetes")?)?;
+    let line = |name| blocks.iter().flat_map(|block| &block.lines).find(move |line| line.name.text == name);
+    let mut options = dns::plugin::kubernetes_options(line("kubernetes").ok_or("no kubernetes")?)?;
+    let external = line("k8s_external").map(dns::plugin::k8s_external_options).transpose()?;
     options.local = scenario.server.clone();
     let mut cluster = Cluster::new();
     let mut touched = Touched::default();
@@ -193,7 +194,13 @@ fn alone(scenario: &Scenario) -> Result<(), Failed> {
     for asked in &scenario.questions {
         let mut reply = Reply::default();
         let question = Question { name: asked.name, rtype: asked.rtype, class: wire::Class::IN };
-        let outcome = names::answer(&zone, &options, &question, &mut reply);
+        let mut outcome = Outcome::Pass;
+        if let Some(external) = &external {
+            outcome = outside(&zone, &options, external, &question, &mut reply);
+        }
+        if matches!(outcome, Outcome::Pass | Outcome::NotOurs) {
+            outcome = names::answer(&zone, &options, &question, &mut reply);
+        }
         reply.rcode = match &outcome {
             Outcome::Records | Outcome::NoData | Outcome::Elsewhere(_) => Rcode::NOERROR,
             Outcome::NoSuchName => Rcode::NXDOMAIN,
@@ -209,6 +216,25 @@ fn alone(scenario: &Scenario) -> Result<(), Failed> {
         answers.push(show(&reply, &flags, &asked.name));
     }
     scenario.judge(&answers)
+}
+
+/// Asks the view from outside. There are no other names that its host names could lead to.
+fn outside(
+    zone: &Zone,
+    options: &names::Options,
+    external: &External,
+    question: &Question,
+    reply: &mut Reply,
+) -> Outcome {
+    match names::external(zone, options, external, question, reply) {
+        ExternalOutcome::Settled(outcome) => outcome,
+        ExternalOutcome::Hosts(_) => {
+            if reply.count(Section::Answer) == 0 {
+                names::external_soa(zone, external, question, reply);
+            }
+            Outcome::Records
+        }
+    }
 }
 
 /// Clusters from directories; one that is called `unknown` never comes.

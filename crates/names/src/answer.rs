@@ -5,14 +5,17 @@
 
 mod chain;
 mod endpoints;
+mod external;
 mod reverse;
 mod server;
+
+pub use external::{ExternalOutcome, Hosts, Join, external, external_soa};
 
 use crate::label;
 use crate::options::{Options, PodMode, ZoneName};
 use crate::question::{Asks, Before, Of};
 use crate::zone::{Entry, Zone};
-use model::{Service, ServiceKind};
+use model::{ObjectName, Service, ServiceKind};
 use std::net::IpAddr;
 use wire::{Name, Owner, Question, Reply, Section, Type};
 
@@ -62,8 +65,16 @@ pub fn answer(zone: &Zone, options: &Options, question: &Question, reply: &mut R
         return Outcome::Refused;
     }
     let zone_bytes = of.name.as_bytes().len();
-    let mut asked =
-        Asked { zone, options, of, rtype: question.rtype, reply, apex: Apex::of(&question.name, zone_bytes) };
+    let mut asked = Asked {
+        zone,
+        options,
+        of,
+        rtype: question.rtype,
+        reply,
+        apex: Apex::of(&question.name, zone_bytes),
+        ttl_s: options.ttl_s,
+        below_svc: true,
+    };
     let found = match asked.find(&lower) {
         Ok(found) => found,
         Err(target) => {
@@ -97,8 +108,7 @@ impl<'q> Apex<'q> {
         Apex(bytes.get(bytes.len().saturating_sub(zone_bytes)..).unwrap_or(&[0]))
     }
 
-    /// A name below it. None is longer than a name can be, but for those of Services with the longest
-    /// names in zones with long ones, which have no name then.
+    /// A name below it, if it is no longer than a name can be.
     fn below(&self, labels: &[&[u8]]) -> Option<Name> {
         let mut name = Name::ROOT;
         labels.iter().try_for_each(|label| name.push(label)).ok()?;
@@ -115,6 +125,9 @@ struct Asked<'q> {
     rtype: Type,
     reply: &'q mut Reply,
     apex: Apex<'q>,
+    ttl_s: u32,
+    /// Services are below `svc`, as the specification has it.
+    below_svc: bool,
 }
 
 impl Asked<'_> {
@@ -177,6 +190,22 @@ impl Asked<'_> {
         self.options.labels.as_ref().is_none_or(|selector| selector.matches(label))
     }
 
+    /// What a Service is called, or one of its endpoints. None is longer than a name can be, but for
+    /// those of Services with the longest names in zones with long ones, which have no name then.
+    fn name_of(&self, endpoint: Option<&[u8]>, service: &ObjectName) -> Option<Name> {
+        let mut name = Name::ROOT;
+        if let Some(endpoint) = endpoint {
+            name.push(endpoint).ok()?;
+        }
+        name.push(service.name.as_bytes()).ok()?;
+        name.push(service.namespace.as_bytes()).ok()?;
+        if self.below_svc {
+            name.push(b"svc").ok()?;
+        }
+        name.append_bytes(self.apex.0).ok()?;
+        Some(name)
+    }
+
     /// The names of one Service.
     fn service(&mut self, of: &Of<'_>, owner: Owner) -> Result<Found, Box<Name>> {
         let zone = self.zone;
@@ -212,7 +241,7 @@ impl Asked<'_> {
         if !any_port && ports().next().is_none() {
             return Found::Absent;
         }
-        let ttl = self.options.ttl_s;
+        let ttl = self.ttl_s;
         match self.rtype {
             Type::A | Type::AAAA => {
                 for &address in &service.cluster_ips {
@@ -224,8 +253,7 @@ impl Asked<'_> {
             Type::SRV => {
                 // Each port counts once for each address, as in CoreDNS, but stands there once.
                 let weight = weight(ports().count() * service.cluster_ips.len());
-                let labels = [entry.name.name.as_bytes(), entry.name.namespace.as_bytes(), b"svc"];
-                let Some(target) = self.apex.below(&labels) else { return Found::Exists };
+                let Some(target) = self.name_of(None, &entry.name) else { return Found::Exists };
                 let mut at = None;
                 let mut done: Vec<u16> = Vec::new();
                 for port in ports() {
@@ -261,7 +289,7 @@ impl Asked<'_> {
             }
         }
         if type_of(address) == self.rtype {
-            self.reply.push_address(Section::Answer, Owner::QUESTION, self.options.ttl_s, address);
+            self.reply.push_address(Section::Answer, Owner::QUESTION, self.ttl_s, address);
         }
         Found::Exists
     }

@@ -12,6 +12,9 @@
 //! ([`shards`](crate::Zone)). Records are not kept ready: an answer is read off the model's own
 //! objects, which the zone shares, so names cost little beyond the cluster itself.
 //!
+//! What the world outside the cluster calls Services (`k8s_external`) is a second view of the same
+//! zone: [`external`].
+//!
 //! No I/O and no clock: what the SOA's serial needs of the time is an argument.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -26,9 +29,9 @@ mod shards;
 mod transfer;
 mod zone;
 
-pub use answer::{Outcome, answer};
+pub use answer::{ExternalOutcome, Hosts, Join, Outcome, answer, external, external_soa};
 pub use describe::{Described, describe};
-pub use options::{Options, PodMode, ZoneName};
+pub use options::{External, Options, PodMode, ZoneName};
 pub use selector::{Selector, SelectorError};
-pub use transfer::transfer;
+pub use transfer::{transfer, transfer_external};
 pub use zone::{Names, Zone};

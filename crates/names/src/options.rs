@@ -93,7 +93,46 @@ impl Options {
 
     /// The zone that a name is in, the longest one.
     pub fn zone_of(&self, name: &Name) -> Option<&ZoneName> {
-        let zones = self.zones.iter().filter(|zone| name.is_in(&zone.name));
-        zones.max_by_key(|zone| zone.name.as_bytes().len())
+        longest(&self.zones, name)
+    }
+}
+
+/// The longest zone that a name is in.
+fn longest<'z>(zones: &'z [ZoneName], name: &Name) -> Option<&'z ZoneName> {
+    let zones = zones.iter().filter(|zone| name.is_in(&zone.name));
+    zones.max_by_key(|zone| zone.name.as_bytes().len())
+}
+
+/// What the Corefile says of names for the world outside the cluster (`k8s_external`).
+#[derive(Clone, Debug)]
+pub struct External {
+    /// The zones.
+    pub zones: Vec<ZoneName>,
+    /// The first that is not reverse, if there is one: reverse look-ups lead there.
+    pub primary: Name,
+    /// What is below it, before the zone, are names of this server: `dns`.
+    pub apex: Name,
+    /// How long answers may be kept.
+    pub ttl_s: u32,
+    /// Endpoints of headless Services have names, too.
+    pub headless: bool,
+    /// Below these zones, names that do not exist are somebody else's.
+    pub fallthrough: Vec<Name>,
+}
+
+impl External {
+    /// What a Corefile says that says nothing more.
+    pub fn new(zones: Vec<ZoneName>) -> External {
+        let primary = zones.iter().find(|zone| !zone.reverse).or(zones.first());
+        let primary = primary.map_or(Name::ROOT, |zone| zone.name);
+        let mut apex = Name::ROOT;
+        // A label of three letters fits into a name without any.
+        let _ = apex.push(b"dns");
+        External { zones, primary, apex, ttl_s: 5, headless: false, fallthrough: Vec::new() }
+    }
+
+    /// The zone that a name is in, the longest one.
+    pub fn zone_of(&self, name: &Name) -> Option<&ZoneName> {
+        longest(&self.zones, name)
     }
 }

@@ -96,9 +96,14 @@ impl<'q> Before<'q> {
         Some(before)
     }
 
+    /// They themselves.
+    pub(crate) fn labels(&self) -> &[&'q [u8]] {
+        self.labels.get(..self.count).unwrap_or_default()
+    }
+
     /// What they ask for.
     pub(crate) fn asks(&'q self, multicluster: bool, zonal: bool) -> Asks<'q> {
-        match self.labels.get(..self.count).unwrap_or_default() {
+        match self.labels() {
             [] => Asks::Apex,
             [b"svc" | b"pod" | b"dns"] => Asks::Empty,
             [b"dns-version"] => Asks::Version,
@@ -141,7 +146,8 @@ fn of_service<'q>(
     Asks::Service(of)
 }
 
-fn bare(label: &[u8]) -> &[u8] {
+/// A label without its underscore.
+pub(crate) fn bare(label: &[u8]) -> &[u8] {
     label.strip_prefix(b"_").unwrap_or(label)
 }
 

@@ -4,10 +4,10 @@
 //! each is asked about as anybody would ask, and what is answered is handed over. Names of pods by their
 //! addresses are left out, for there is one for every address.
 
-use crate::answer::{Outcome, answer};
+use crate::answer::{ExternalOutcome, Outcome, answer, external};
 use crate::label::label;
-use crate::options::{Options, ZoneName};
-use crate::zone::{Entry, Zone};
+use crate::options::{External, Options, ZoneName};
+use crate::zone::{Entry, Zone, external_ips};
 use model::ServiceKind;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,12 +18,38 @@ use wire::{Class, Name, Question, Reply, Section, Type, reverse_name};
 pub fn transfer(zone: &Zone, options: &Options, origin: &Name, each: &mut dyn FnMut(&Name, &Reply)) -> bool {
     let of = options.zones.iter().find(|of| of.name.is(origin));
     let Some(of) = of.filter(|_| zone.is_synced()) else { return false };
-    let mut walk = Walk { zone, options, of, each, reply: Reply::default() };
+    let mut walk = Walk { zone, options, external: None, of, each, reply: Reply::default(), told: 0 };
     walk.ask(&of.name, &[Type::SOA, Type::NS]);
     if of.reverse {
-        walk.addresses();
+        let mut addresses: BTreeSet<IpAddr> =
+            zone.entries().flat_map(Entry::ready).map(|e| e.address).collect();
+        let services = zone.entries().filter_map(|entry| entry.service.as_ref());
+        addresses.extend(services.flat_map(|service| service.cluster_ips.iter()));
+        walk.addresses(addresses);
     } else {
         walk.services();
+    }
+    true
+}
+
+/// The same for a zone of names for the world outside the cluster. A name that several host names
+/// belong to has its addresses only, as they are not looked up here.
+pub fn transfer_external(
+    zone: &Zone,
+    options: &Options,
+    external: &External,
+    origin: &Name,
+    each: &mut dyn FnMut(&Name, &Reply),
+) -> bool {
+    let of = external.zones.iter().find(|of| of.name.is(origin));
+    let Some(of) = of.filter(|_| zone.is_synced()) else { return false };
+    let mut walk =
+        Walk { zone, options, external: Some(external), of, each, reply: Reply::default(), told: 0 };
+    walk.ask(&of.name, &[Type::SOA, Type::NS]);
+    if of.reverse {
+        walk.addresses(zone.entries().flat_map(external_ips).collect());
+    } else {
+        walk.external_services(external);
     }
     true
 }
@@ -31,9 +57,13 @@ pub fn transfer(zone: &Zone, options: &Options, origin: &Name, each: &mut dyn Fn
 struct Walk<'z> {
     zone: &'z Zone,
     options: &'z Options,
+    /// The view, where it is not the cluster's own.
+    external: Option<&'z External>,
     of: &'z ZoneName,
     each: &'z mut dyn FnMut(&Name, &Reply),
     reply: Reply,
+    /// How many answers have been handed over.
+    told: usize,
 }
 
 impl Walk<'_> {
@@ -41,10 +71,19 @@ impl Walk<'_> {
         for &rtype in types {
             self.reply.clear();
             let question = Question { name: *name, rtype, class: Class::IN };
-            let outcome = answer(self.zone, self.options, &question, &mut self.reply);
-            if matches!(outcome, Outcome::Records | Outcome::Elsewhere(_))
-                && self.reply.section(Section::Answer).next().is_some()
-            {
+            let Walk { zone, options, reply, .. } = self;
+            let has_records = match self.external {
+                None => matches!(
+                    answer(zone, options, &question, reply),
+                    Outcome::Records | Outcome::Elsewhere(_)
+                ),
+                Some(view) => matches!(
+                    external(zone, options, view, &question, reply),
+                    ExternalOutcome::Settled(Outcome::Records) | ExternalOutcome::Hosts(_)
+                ),
+            };
+            if has_records && self.reply.section(Section::Answer).next().is_some() {
+                self.told += 1;
                 (self.each)(name, &self.reply);
             }
         }
@@ -72,41 +111,71 @@ impl Walk<'_> {
                 continue;
             }
             self.below(&[service_label, namespace, b"svc"], &[Type::A, Type::AAAA, Type::SRV]);
-            let slices = entry.slices.iter().flat_map(|slice| slice.ports.iter());
-            let of_service = service.ports.iter().map(|port| (port.name.as_bytes(), port.protocol.name()));
-            let mut ports: BTreeSet<(&[u8], &str)> = of_service.collect();
-            ports.extend(slices.map(|port| (port.name.as_bytes(), port.protocol.name())));
-            for (port, protocol) in ports.into_iter().filter(|(port, _)| !port.is_empty()) {
-                let underscored = |word: &[u8]| [b"_", word].concat();
-                let (port, protocol) =
-                    (underscored(port), underscored(protocol.to_ascii_lowercase().as_bytes()));
+            for [port, protocol] in named_ports(entry) {
                 self.below(&[&port, &protocol, service_label, namespace, b"svc"], &[Type::SRV]);
             }
             // Endpoints of Services with ClusterIPs have names, too, but nothing leads to them.
             if service.kind == ServiceKind::Headless {
-                let pod_names = self.options.endpoint_pod_names;
-                let labels: BTreeSet<Vec<u8>> =
-                    entry.ready().map(|endpoint| label(endpoint, pod_names).as_bytes().to_vec()).collect();
-                for endpoint in labels {
+                for endpoint in labels(entry, self.options) {
                     self.below(&[&endpoint, service_label, namespace, b"svc"], ADDRESSES);
                 }
             }
         }
     }
 
-    fn addresses(&mut self) {
-        let zone = self.zone;
-        let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
-        for entry in zone.entries() {
-            addresses.extend(entry.service.iter().flat_map(|service| service.cluster_ips.iter()));
-            addresses.extend(entry.ready().map(|endpoint| endpoint.address));
+    fn external_services(&mut self, external: &External) {
+        let mut server = Name::ROOT;
+        if server.push(b"ns1").is_ok() && server.append(&external.apex).is_ok() {
+            let labels: Vec<&[u8]> = server.labels().collect();
+            self.below(&labels, &[Type::A, Type::AAAA]);
         }
+        let zone = self.zone;
+        for entry in zone.entries().filter(|entry| entry.service.is_some()) {
+            let (service, namespace) = (entry.name.name.as_bytes(), entry.name.namespace.as_bytes());
+            // An alias is asked about as such, for all other questions lead behind it.
+            let before = self.told;
+            self.below(&[service, namespace], &[Type::CNAME]);
+            let addresses: &[Type] = if self.told == before { &[Type::A, Type::AAAA] } else { &[] };
+            self.below(&[service, namespace], addresses);
+            self.below(&[service, namespace], &[Type::SRV]);
+            for [port, protocol] in named_ports(entry) {
+                self.below(&[&port, &protocol, service, namespace], &[Type::SRV]);
+            }
+            let headless = entry.service.as_ref().is_some_and(|service| {
+                service.kind == ServiceKind::Headless && service.other_ingress.is_empty()
+            });
+            if external.headless && headless && external_ips(entry).next().is_none() {
+                for endpoint in labels(entry, self.options) {
+                    self.below(&[&endpoint, service, namespace], &[Type::A, Type::AAAA, Type::SRV]);
+                }
+            }
+        }
+    }
+
+    fn addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         for address in addresses {
             if let Some(name) = reverse_name(address).ok().filter(|name| name.is_in(&self.of.name)) {
                 self.ask(&name, &[Type::PTR]);
             }
         }
     }
+}
+
+/// The named ports of a Service and of its slices, with their protocols, as labels.
+fn named_ports(entry: &Entry) -> BTreeSet<[Vec<u8>; 2]> {
+    let slices = entry.slices.iter().flat_map(|slice| slice.ports.iter());
+    let slices = slices.map(|port| (&port.name, port.protocol));
+    let services = entry.service.iter().flat_map(|service| service.ports.iter());
+    let all = services.map(|port| (&port.name, port.protocol)).chain(slices);
+    let label = |word: &str| format!("_{word}").into_bytes();
+    let named = all.filter(|(port, _)| !port.is_empty());
+    named.map(|(port, protocol)| [label(port), label(protocol.name())]).collect()
+}
+
+/// What its endpoints are called.
+fn labels(entry: &Entry, options: &Options) -> BTreeSet<Vec<u8>> {
+    let pod_names = options.endpoint_pod_names;
+    entry.ready().map(|endpoint| label(endpoint, pod_names).as_bytes().to_vec()).collect()
 }
 
 #[cfg(test)]

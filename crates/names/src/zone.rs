@@ -1,7 +1,7 @@
 //! The names of a cluster: a snapshot for readers, and the writer that makes the next one.
 
 use crate::shards::{Item, Shards, mix};
-use model::{Cluster, Name as Word, Namespace, ObjectName, Pod, Service, Slice, Touched};
+use model::{Cluster, Ingress, Name as Word, Namespace, ObjectName, Pod, Service, Slice, Touched};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -140,6 +140,7 @@ fn bits(address: IpAddr) -> u128 {
 pub struct Zone {
     services: Shards<ByName>,
     cluster_ips: Reverse,
+    external_ips: Reverse,
     endpoint_ips: Reverse,
     /// Those that exist: they have an object, or hold a Service. The object is for its labels.
     namespaces: Arc<HashMap<Word, Option<Arc<Namespace>>>>,
@@ -190,6 +191,12 @@ impl Zone {
         self.by(self.cluster_ips.get(address)).filter(move |entry| {
             entry.service.as_ref().is_some_and(|service| service.cluster_ips.contains(&address))
         })
+    }
+
+    /// The Services that have this address for the world outside the cluster.
+    pub(crate) fn with_external_ip(&self, address: IpAddr) -> impl Iterator<Item = &Entry> {
+        self.by(self.external_ips.get(address))
+            .filter(move |entry| external_ips(entry).any(|other| other == address))
     }
 
     /// The Services that have this ready endpoint.
@@ -279,9 +286,12 @@ impl Names {
         let both = |addresses: &dyn Fn(&Arc<Entry>) -> Vec<IpAddr>| {
             [&old, &new].map(|entry| entry.as_ref().map(addresses).unwrap_or_default())
         };
-        for (reverse, [before, after]) in
-            [(&mut zone.cluster_ips, both(&cluster_ips)), (&mut zone.endpoint_ips, both(&endpoint_ips))]
-        {
+        let external_ips = |entry: &Arc<Entry>| sorted(external_ips(entry).collect());
+        for (reverse, [before, after]) in [
+            (&mut zone.cluster_ips, both(&cluster_ips)),
+            (&mut zone.external_ips, both(&external_ips)),
+            (&mut zone.endpoint_ips, both(&endpoint_ips)),
+        ] {
             for address in before.iter().filter(|address| after.binary_search(address).is_err()) {
                 reverse.remove(*address, hash);
             }
@@ -340,6 +350,17 @@ impl Names {
         }
         self.pods.insert(name.clone(), pod.clone());
     }
+}
+
+/// The addresses by which the world outside the cluster reaches a Service.
+pub(crate) fn external_ips(entry: &Entry) -> impl Iterator<Item = IpAddr> {
+    entry.service.iter().flat_map(|service| {
+        let others = service.other_ingress.iter().filter_map(|ingress| match ingress {
+            Ingress::Address(address) => Some(*address),
+            Ingress::Host(_) => None,
+        });
+        service.external_ips.iter().chain(&service.load_balancer_ips).copied().chain(others)
+    })
 }
 
 /// A Service as the cluster has it; nothing where there is neither it nor endpoints.

@@ -43,6 +43,7 @@ mod forward;
 mod header;
 mod health;
 mod hosts;
+mod k8s_external;
 pub(crate) mod kubernetes;
 mod loadbalance;
 mod local;
@@ -150,7 +151,7 @@ pub const PLUGINS: &[Kind] = &[
     not_built("route53"),
     not_built("azure"),
     not_built("clouddns"),
-    not_built("k8s_external"),
+    built("k8s_external", k8s_external::set_up),
     built("kubernetes", kubernetes::set_up),
     built("file", file::set_up),
     built("auto", auto::set_up),
@@ -170,6 +171,11 @@ pub const PLUGINS: &[Kind] = &[
 /// What a `kubernetes` directive says of names, for those who ask crate `names` without a server.
 pub fn kubernetes_options(line: &Line) -> Result<names::Options, Error> {
     kubernetes::names_options(line)
+}
+
+/// What a `k8s_external` directive says of names, for the same.
+pub fn k8s_external_options(line: &Line) -> Result<names::External, Error> {
+    k8s_external::names_external(line)
 }
 
 /// The names of those that are built.

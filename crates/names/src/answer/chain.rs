@@ -17,7 +17,7 @@ impl Asked<'_> {
         let Some(target) = target.filter(|target| !target.is_root()) else { return Ok(Found::Absent) };
         match self.rtype {
             Type::CNAME => {
-                self.reply.push_name(Section::Answer, owner, Type::CNAME, self.options.ttl_s, &target);
+                self.reply.push_name(Section::Answer, owner, Type::CNAME, self.ttl_s, &target);
                 Ok(Found::Exists)
             }
             Type::A | Type::AAAA => self.follow(target, owner),
@@ -34,7 +34,7 @@ impl Asked<'_> {
             self.reply.retain(|record| record.section != Section::Answer);
             return Ok(Found::Exists);
         }
-        self.reply.push_name(Section::Answer, owner, Type::CNAME, self.options.ttl_s, &target);
+        self.reply.push_name(Section::Answer, owner, Type::CNAME, self.ttl_s, &target);
         if !lower.is_in(&self.of.name) {
             return Err(Box::new(target));
         }

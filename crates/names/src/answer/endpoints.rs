@@ -31,7 +31,7 @@ impl Asked<'_> {
     }
 
     /// Answers with the endpoints that are wanted, and says whether there are any.
-    fn some_endpoints(
+    pub(super) fn some_endpoints(
         &mut self,
         of: &Of<'_>,
         entry: &Entry,
@@ -72,7 +72,7 @@ impl Asked<'_> {
         if !all || !entry.distinct || !matches!(self.rtype, Type::A | Type::AAAA) {
             return None;
         }
-        let ttl = self.options.ttl_s;
+        let ttl = self.ttl_s;
         let mut any = false;
         for endpoint in entry.slices.iter().flat_map(|slice| slice.endpoints.iter()) {
             if endpoint.conditions.ready {
@@ -86,7 +86,7 @@ impl Asked<'_> {
     }
 
     fn addresses(&mut self, addresses: impl Iterator<Item = IpAddr>, owner: Owner, distinct: bool) {
-        let ttl = self.options.ttl_s;
+        let ttl = self.ttl_s;
         // Those of one endpoint with several ports follow each other.
         let mut last = None;
         let mut done = HashSet::new();
@@ -106,7 +106,7 @@ impl Asked<'_> {
         entry: &Entry,
         owner: Owner,
     ) {
-        let ttl = self.options.ttl_s;
+        let ttl = self.ttl_s;
         let mut records: HashSet<(Name, u16)> = HashSet::new();
         let mut addresses: HashSet<(Name, IpAddr)> = HashSet::new();
         let mut last: Option<(IpAddr, Option<Name>)> = None;
@@ -116,9 +116,7 @@ impl Asked<'_> {
                 Some((address, name)) if *address == endpoint.address => *name,
                 _ => {
                     let label = label(endpoint, self.options.endpoint_pod_names);
-                    let Entry { name, .. } = entry;
-                    let labels = [label.as_bytes(), name.name.as_bytes(), name.namespace.as_bytes(), b"svc"];
-                    self.apex.below(&labels)
+                    self.name_of(Some(label.as_bytes()), &entry.name)
                 }
             };
             let seen = matches!(last, Some((address, _)) if address == endpoint.address);

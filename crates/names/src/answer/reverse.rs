@@ -35,14 +35,14 @@ impl Asked<'_> {
         }
         if self.rtype == Type::PTR {
             for name in &names {
-                self.reply.push_name(Section::Answer, Owner::QUESTION, Type::PTR, self.options.ttl_s, name);
+                self.reply.push_name(Section::Answer, Owner::QUESTION, Type::PTR, self.ttl_s, name);
             }
         }
         super::exists(!names.is_empty())
     }
 
     /// As in CoreDNS, only `namespaces` hides what an address is called.
-    fn may_show(&self, namespace: &[u8]) -> bool {
+    pub(super) fn may_show(&self, namespace: &[u8]) -> bool {
         self.options.namespaces.is_empty() || self.exposed(namespace)
     }
 }

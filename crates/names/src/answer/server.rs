@@ -18,7 +18,7 @@ const TIMES_S: [u32; 3] = [7200, 1800, 86_400];
 impl Asked<'_> {
     /// The SOA, in the case of the question.
     pub(super) fn soa(&mut self, section: Section) {
-        let ttl = self.options.ttl_s;
+        let ttl = self.ttl_s;
         let apex = self.apex.0;
         if apex.len() + HOSTMASTER.len() > NAME_BYTES_MAX {
             return;
@@ -33,7 +33,7 @@ impl Asked<'_> {
 
     /// NS records, and the addresses of what they name.
     pub(super) fn ns(&mut self) {
-        let ttl = self.options.ttl_s;
+        let ttl = self.ttl_s;
         let mut done: Vec<(Name, Owner)> = Vec::new();
         for (name, address) in self.servers() {
             let at = match done.iter().find(|(other, _)| *other == name) {
@@ -55,7 +55,7 @@ impl Asked<'_> {
         for (_, address) in self.servers() {
             if super::type_of(address) == self.rtype && !done.contains(&address) {
                 done.push(address);
-                self.reply.push_address(Section::Answer, Owner::QUESTION, self.options.ttl_s, address);
+                self.reply.push_address(Section::Answer, Owner::QUESTION, self.ttl_s, address);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Incremental = whole: after any history the names are those that a new writer makes of the cluster.
 
 use super::*;
-use crate::{Options, PodMode, ZoneName, answer};
+use crate::{External, Options, PodMode, ZoneName, answer, external};
 use model::{Change, Conditions, Endpoint, Family, Object, ObjectKey, Place, ServiceKind, SlicePort};
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
@@ -28,6 +28,11 @@ fn service(number: u8, headless: bool, ip: u8) -> Object {
     };
     if !headless {
         service.cluster_ips = [address(96, ip)].into_iter().collect();
+    }
+    match ip % 3 {
+        0 => service.external_ips = Box::new([address(51, ip)]),
+        1 => service.other_ingress = Box::new([Ingress::Address(address(51, ip))]),
+        _ => {}
     }
     Object::Service(service)
 }
@@ -137,6 +142,19 @@ fn all_answers(zone: &Zone) -> Vec<String> {
             records.sort();
             answers.push(format!("{name} {rtype} {outcome:?} {records:?}"));
         }
+    }
+    let view = External::new(zones.to_vec());
+    for ip in 0..ADDRESSES {
+        let question =
+            Question { name: reverse_name(address(51, ip)).unwrap(), rtype: Type::PTR, class: Class::IN };
+        let mut reply = Reply::default();
+        let outcome = external(zone, &options, &view, &question, &mut reply);
+        let mut records: Vec<String> = reply
+            .section(wire::Section::Answer)
+            .map(|record| reply.show(record, &question.name).to_string())
+            .collect();
+        records.sort();
+        answers.push(format!("{} {outcome:?} {records:?}", question.name));
     }
     answers
 }

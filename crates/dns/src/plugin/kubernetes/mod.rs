@@ -35,14 +35,32 @@ use crate::corefile::{Error, Line};
 use crate::exchange::{Exchange, Outcome};
 use crate::setup::{BlockSettings, Setting};
 use crate::zonefile::Record;
+use arc_swap::Guard;
 use cluster::Shared;
-use names::{Described, Options};
-use std::sync::Arc;
+use names::{Described, Options, Zone};
+use std::sync::{Arc, OnceLock};
 use wire::{Class, Name, Rcode, Reply, Section};
 
-struct Kubernetes {
-    options: Options,
+pub(super) struct Kubernetes {
+    pub(super) options: Options,
     cluster: Arc<Shared>,
+}
+
+/// The plugin of a block, for those that are set up before it.
+#[derive(Clone, Default)]
+pub(crate) struct Promised(Arc<OnceLock<Arc<Kubernetes>>>);
+
+impl Promised {
+    /// It, once it has been set up.
+    pub(super) fn get(&self) -> Option<&Arc<Kubernetes>> {
+        self.0.get()
+    }
+}
+
+impl std::fmt::Debug for Promised {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.get().is_some() { "kubernetes" } else { "no kubernetes yet" })
+    }
 }
 
 /// The name at which the zone's own records end.
@@ -54,13 +72,54 @@ pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>
     let patience = &mut setting.process.startup_patience;
     *patience = (*patience).max(read.startup_timeout);
     let cluster = setting.world.known.open(&read.wanted, setting.world).map_err(|what| line.error(what))?;
-    Ok(Some(Arc::new(Kubernetes { options: read.options, cluster })))
+    let plugin = Arc::new(Kubernetes { options: read.options, cluster });
+    // A block has one, so it is set once.
+    let _ = setting.block.kubernetes.0.set(plugin.clone());
+    Ok(Some(plugin))
 }
 
 /// What a directive says of names, in a block of the root.
 pub(super) fn names_options(line: &Line) -> Result<Options, Error> {
     let block = BlockSettings::of_zone(line, Name::ROOT);
     Ok(options::read(line, &block)?.options)
+}
+
+impl Kubernetes {
+    /// The cluster's names as they are now.
+    pub(super) fn zone(&self) -> Guard<Arc<Zone>> {
+        self.cluster.zone()
+    }
+}
+
+/// What comes of what crate `names` says, but for names elsewhere.
+pub(super) fn outcome(outcome: names::Outcome, exchange: &mut Exchange) -> Step {
+    match outcome {
+        names::Outcome::Records | names::Outcome::Elsewhere(_) => Step::Done(Outcome::Records),
+        names::Outcome::NoData => Step::Done(Outcome::NoData),
+        names::Outcome::NoSuchName => Step::Done(Outcome::NoSuchName),
+        names::Outcome::NotOurs | names::Outcome::Pass => Step::Pass,
+        names::Outcome::Refused => Step::Done(Outcome::Refused),
+        names::Outcome::NotSynced => {
+            // It is no failure that `errors` should tell once for each question.
+            exchange.reply.rcode = Rcode::SERVFAIL;
+            Step::Done(Outcome::Given)
+        }
+    }
+}
+
+/// Takes down what a walk through a zone hands over. `None` where there is no such zone.
+pub(super) fn records(walk: impl FnOnce(&mut dyn FnMut(&Name, &Reply)) -> bool) -> Option<Vec<Record>> {
+    let mut records = Vec::new();
+    let mut take = |name: &Name, reply: &Reply| {
+        records.extend(reply.section(Section::Answer).map(|record| Record {
+            owner: reply.owner(record, name),
+            rtype: record.rtype,
+            class: Class::IN,
+            ttl: record.ttl,
+            rdata: reply.rdata(record).to_vec(),
+        }));
+    };
+    walk(&mut take).then_some(records)
 }
 
 impl Plugin for Kubernetes {
@@ -71,20 +130,11 @@ impl Plugin for Kubernetes {
             return Step::Pass;
         }
         match names::answer(&zone, &self.options, &asked.question, reply) {
-            names::Outcome::Records => Step::Done(Outcome::Records),
-            names::Outcome::NoData => Step::Done(Outcome::NoData),
-            names::Outcome::NoSuchName => Step::Done(Outcome::NoSuchName),
-            names::Outcome::NotOurs | names::Outcome::Pass => Step::Pass,
-            names::Outcome::Refused => Step::Done(Outcome::Refused),
-            names::Outcome::NotSynced => {
-                // It is no failure that `errors` should tell once for each question.
-                reply.rcode = Rcode::SERVFAIL;
-                Step::Done(Outcome::Given)
-            }
             names::Outcome::Elsewhere(target) => {
                 exchange.note(at.index, Target(*target));
                 Step::Later
             }
+            settled => outcome(settled, exchange),
         }
     }
 
@@ -119,17 +169,7 @@ impl Plugin for Kubernetes {
     }
 
     fn zone_records(&self, zone: &Name) -> Option<Vec<Record>> {
-        let mut records = Vec::new();
-        let mut take = |name: &Name, reply: &Reply| {
-            records.extend(reply.section(Section::Answer).map(|record| Record {
-                owner: reply.owner(record, name),
-                rtype: record.rtype,
-                class: Class::IN,
-                ttl: record.ttl,
-                rdata: reply.rdata(record).to_vec(),
-            }));
-        };
-        names::transfer(&self.cluster.zone(), &self.options, zone, &mut take).then_some(records)
+        records(|take| names::transfer(&self.cluster.zone(), &self.options, zone, take))
     }
 
     fn describe(&self, exchange: &mut Exchange) {

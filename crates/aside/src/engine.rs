@@ -92,12 +92,7 @@ impl Engine {
         }
         record.controls = controls;
         record.accused = sign.is_some();
-        Some(record.trial(
-            now,
-            backend,
-            matches!(sign, Some(Sign::Unanswered | Sign::Repeated)),
-            self.thresholds.probe,
-        ))
+        Some(record.trial(now, backend, sign == Some(Sign::Unanswered), self.thresholds.probe))
     }
 
     /// What came of a trial.

@@ -46,8 +46,6 @@ impl Default for Thresholds {
 pub enum Sign {
     /// It was asked, and nobody has had an answer since.
     Unanswered,
-    /// A client has asked twice.
-    Repeated,
     /// A client was refused.
     Refused,
 }

@@ -91,7 +91,7 @@ fn holds_are_bounded_and_forgiven() {
     let thresholds = Thresholds { hold: ms(1000), hold_max: ms(3000), ..Thresholds::default() };
     let mut engine = Engine::new(thresholds);
     let hold = |engine: &mut Engine, at: u64| {
-        engine.suspect(ms(at), backend(1), Some(Sign::Repeated), vec![backend(2).at]).expect("a trial");
+        engine.suspect(ms(at), backend(1), Some(Sign::Unanswered), vec![backend(2).at]).expect("a trial");
         let Some(Turn::Aside(aside)) = engine.judge(ms(at), backend(1), DEAD) else { panic!("not aside") };
         let back = aside.until.max(aside.since + ms(1000));
         assert!(matches!(engine.judge(back, backend(1), HEALTHY), Some(Turn::Back(_))));
@@ -110,7 +110,7 @@ fn evidence_that_never_ends_is_listened_to_ever_less() {
     let mut engine = Engine::new(Thresholds::default());
     let mut trials = Vec::new();
     for time in (0..60_000).step_by(50) {
-        if engine.suspect(ms(time), backend(1), Some(Sign::Repeated), vec![backend(2).at]).is_some() {
+        if engine.suspect(ms(time), backend(1), Some(Sign::Unanswered), vec![backend(2).at]).is_some() {
             trials.push(time / 1000);
             assert_eq!(engine.judge(ms(time), backend(1), HEALTHY), None);
         }
@@ -122,8 +122,9 @@ fn evidence_that_never_ends_is_listened_to_ever_less() {
 fn who_is_slow_is_given_more_time() {
     let mut engine = Engine::new(Thresholds::default());
     let mut trial = |now, took| {
-        let trial =
-            engine.suspect(ms(now), backend(1), Some(Sign::Repeated), vec![backend(2).at]).expect("a trial");
+        let trial = engine
+            .suspect(ms(now), backend(1), Some(Sign::Unanswered), vec![backend(2).at])
+            .expect("a trial");
         engine.judge(ms(now), backend(1), Outcome { answer: Answer::Accepted(ms(took)), ..HEALTHY });
         trial.patience
     };
@@ -210,7 +211,7 @@ proptest! {
             now += ms(later);
             let one = backend(who);
             let Some(outcome) = outcome else {
-                engine.suspect(now, one, Some(Sign::Repeated), vec![backend(9).at]);
+                engine.suspect(now, one, Some(Sign::Unanswered), vec![backend(9).at]);
                 engine.due(now, 8);
                 continue;
             };

@@ -40,8 +40,18 @@ pub(crate) struct SetSpec {
     pub(crate) key: Vec<Datatype>,
     /// What it maps to.
     pub(crate) data: SetValue,
-    /// For maps that rules write to: how many elements they may come to.
-    pub(crate) dynamic_max: Option<u32>,
+    /// For those that rules write to.
+    pub(crate) dynamic: Option<Dynamic>,
+}
+
+/// What is decided of a set that rules write to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Dynamic {
+    /// How many elements it may come to.
+    pub(crate) most: u32,
+    /// How often the kernel collects those that have expired or that rules have deleted, if not as it
+    /// likes.
+    pub(crate) collect_every: Option<Duration>,
 }
 
 /// What a set maps to.
@@ -63,9 +73,15 @@ impl SetSpec {
             SetValue::Data(parts) => Set::map(&self.name, &self.key, SetData::Value(parts)),
             SetValue::Verdict => Set::map(&self.name, &self.key, SetData::Verdict),
         };
-        match self.dynamic_max {
+        match self.dynamic {
             // The rules say how long an element lives, so the set itself has no time-out to give.
-            Some(size) => Set { dynamic: true, timeout: Some(Duration::ZERO), size: Some(size), ..set },
+            Some(Dynamic { most, collect_every }) => Set {
+                dynamic: true,
+                timeout: Some(Duration::ZERO),
+                gc_interval: collect_every,
+                size: Some(most),
+                ..set
+            },
             None => set,
         }
     }

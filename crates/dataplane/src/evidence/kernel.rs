@@ -200,7 +200,7 @@ mod tests {
             let expiration = Some(Duration::from_millis(2900));
             let seen = read(family, &Element { key: &bytes, expiration, ..Element::default() });
             let age = Duration::from_millis(100);
-            assert_eq!(seen, Some(Seen { backend, sign: Sign::Repeated, age }));
+            assert_eq!(seen, Some(Seen { backend, sign: Sign::Refused, age }));
         }
     }
 

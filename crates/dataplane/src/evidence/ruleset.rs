@@ -5,17 +5,19 @@
 //! backend (address, protocol, port) and a kind of sign, so a flood of packets fills nothing. An
 //! element is `add`ed, which does not begin its time anew: what is left of it tells its age.
 //!
-//! - A first SYN notes that the backend was asked. What stands is the time since when nobody has had
-//!   an answer.
-//! - A SYN of a connection that is known and unanswered is one sent again.
-//! - A SYN+ACK to anybody takes both back.
+//! - A SYN that begins a connection notes that the backend was asked. What stands is the time since
+//!   when nobody has had an answer. So does one sent again, of a connection that is known and unanswered.
+//! - A SYN+ACK to anybody takes it back, and for a moment spares the backend further notes. For an
+//!   element that a rule has deleted stays in its bucket until the kernel's next collection
+//!   (`nft_rhash_delete`, `nft_rhash_gc`): a note for each connection of a busy backend makes a chain of
+//!   hundreds, through which each packet would have to go.
 //! - A reset that answers a SYN, or an ICMP error, is a refusal.
 //!
-//! Packets of connections that both sides have acknowledged leave at the second rule, and those that
-//! are not balanced at the third; what is noted is limited by rate. So it costs healthy traffic next to
-//! nothing, and heavy traffic no more.
+//! Packets of TCP that neither begin nor refuse anything leave at the first rule, after a look at
+//! their flags; what is noted is limited by rate. So it costs healthy traffic next to nothing, and
+//! heavy traffic no more.
 
-use crate::program::{ChainSpec, Program, Rule, SetSpec, SetValue};
+use crate::program::{ChainSpec, Dynamic, Program, Rule, SetSpec, SetValue};
 use crate::write::{RuleWriter, address_len, rule};
 use aside::Sign;
 use model::{Family, Protocol};
@@ -29,15 +31,21 @@ use std::time::Duration;
 pub const TABLE: &str = "portolan-evidence";
 /// Backends and kinds of signs.
 pub(super) const SIGNS: &str = "signs";
+/// Backends that have just answered somebody.
+const ANSWERED: &str = "answered";
 /// Backends that are set aside, with a word on each.
 pub(super) const ASIDE: &str = "aside";
 
-/// How many signs there can be at once; those beyond are not noted.
-const SIGNS_MAX: u32 = 8192;
+/// How many notes of a set there can be at once; those beyond are not made.
+const NOTES_MAX: u32 = 8192;
 /// How long a sign stands.
 pub(super) const SIGN_FOR: Duration = Duration::from_secs(3);
-/// How many signs of a kind are noted in a second. The first is called for by every connection, the
-/// others by trouble only.
+/// How long a backend that has answered is not noted as asked, and how often the kernel collects what has
+/// expired or was deleted: so much of it there can be in one bucket.
+const ANSWERED_FOR: Duration = Duration::from_millis(50);
+const COLLECT_EVERY: Duration = Duration::from_millis(250);
+/// How many notes of a kind are made in a second. The first is called for by connections, the others by
+/// trouble only.
 const ASKED_PER_S: u64 = 200;
 const TROUBLE_PER_S: u64 = 1000;
 
@@ -69,15 +77,17 @@ const SCRATCH: Register = Register::new(12);
 pub(super) fn code(sign: Sign) -> u32 {
     match sign {
         Sign::Unanswered => 1,
-        Sign::Repeated => 2,
-        Sign::Refused => 3,
+        Sign::Refused => 2,
     }
 }
 
 /// The other way round.
 pub(super) fn sign(code: u32) -> Option<Sign> {
-    [Sign::Unanswered, Sign::Repeated, Sign::Refused].into_iter().find(|sign| self::code(*sign) == code)
+    [Sign::Unanswered, Sign::Refused].into_iter().find(|sign| self::code(*sign) == code)
 }
+
+/// The chain of SYNs.
+const ASKED: &str = "asked";
 
 /// The whole program. Beside IPVS, which leaves no trace in a connection's status, connections are known
 /// where it sends them on: as leaving the host. Those of the host itself are among them, and harmless.
@@ -93,20 +103,22 @@ pub(super) fn program(family: Family, ipvs: bool) -> Program {
         Family::V6 => Datatype::Ipv6Addr,
     };
     let backend = vec![address, Datatype::InetProto, Datatype::InetService];
-    let set = |name: &str, key, dynamic_max| SetSpec {
+    let noted = |name: &str, key| SetSpec {
         name: name.to_owned(),
         key,
         data: SetValue::Nothing,
-        dynamic_max,
+        dynamic: Some(Dynamic { most: NOTES_MAX, collect_every: Some(COLLECT_EVERY) }),
     };
     Program {
         chains: vec![
+            ChainSpec { name: ASKED.to_owned(), base: None, rules: rules.asked() },
             base("incoming", Hook::Prerouting, rules.chain(!ipvs)),
             base("outgoing", Hook::Output, rules.chain(true)),
         ],
         sets: vec![
-            set(SIGNS, [&backend[..], &[Datatype::Mark]].concat(), Some(SIGNS_MAX)),
-            set(ASIDE, backend, None),
+            noted(SIGNS, [&backend[..], &[Datatype::Mark]].concat()),
+            noted(ANSWERED, backend.clone()),
+            SetSpec { name: ASIDE.to_owned(), key: backend, data: SetValue::Nothing, dynamic: None },
         ],
     }
 }
@@ -123,37 +135,45 @@ impl Rules {
 
     /// `asks`: whether connections begin here, too.
     fn chain(&self, asks: bool) -> Vec<Rule> {
-        let mut rules = vec![self.unreachable()];
-        rules.push(self.status(STATUS_ASSURED, STATUS_ASSURED).accept().end("both sides know each other"));
-        if !self.ipvs {
-            rules.push(self.status(STATUS_DNAT, 0).accept().end("not balanced"));
-        }
+        let nothing = self.tcp(SYN | RST, 0).accept();
+        let mut rules = vec![nothing.end("neither begins nor refuses")];
         if asks {
-            let first =
-                self.tcp(SYN | ACK | RST | FIN, SYN).and(status()).mask(SCRATCH, ne(STATUS_CONFIRMED));
-            let first = first.compare(SCRATCH, Operator::Equal, &[0; 4]);
-            rules.push(self.note(first, Sign::Unanswered, ASKED_PER_S).end("a client asks"));
-            let again = self.tcp(SYN | ACK | RST | FIN, SYN).and(status());
-            let again = again.mask(SCRATCH, ne(STATUS_CONFIRMED | STATUS_SEEN_REPLY));
-            let again = again.compare(SCRATCH, Operator::Equal, &STATUS_CONFIRMED.to_ne_bytes());
-            rules.push(self.note(again, Sign::Repeated, TROUBLE_PER_S).end("a client asks again"));
+            rules.push(self.tcp(SYN | ACK | RST | FIN, SYN).goto(ASKED).end("a client asks"));
         }
-        for sign in [Sign::Unanswered, Sign::Repeated] {
-            let answered = self.reply(self.tcp(SYN | ACK | RST | FIN, SYN | ACK));
-            rules.push(self.key(answered, sign).and(delete()).end("a backend answers"));
-        }
+        let answered = self.balanced(self.reply(self.tcp(SYN | ACK | RST | FIN, SYN | ACK)), 0, 0);
+        let answered = self.key(answered, Sign::Unanswered).and(delete()).and(if_not_answered());
+        rules.push(add(limit(answered, ASKED_PER_S), ANSWERED, ANSWERED_FOR).end("a backend answers"));
         let refused = self.reply(self.tcp(SYN | ACK | RST, RST | ACK));
-        rules.push(self.note(refused, Sign::Refused, TROUBLE_PER_S).end("a backend refuses"));
+        let refused = self.key(self.balanced(refused, STATUS_ASSURED, 0), Sign::Refused);
+        rules.push(add(limit(refused, TROUBLE_PER_S), SIGNS, SIGN_FOR).end("a backend refuses"));
+        rules.push(self.unreachable());
         rules
     }
 
-    /// Goes on if these bits of the connection's status are so.
-    fn status(&self, mask: u32, value: u32) -> RuleWriter {
-        self.rule().and(status()).mask(SCRATCH, ne(mask)).compare(
-            SCRATCH,
-            Operator::Equal,
-            &value.to_ne_bytes(),
-        )
+    /// SYNs.
+    fn asked(&self) -> Vec<Rule> {
+        let note = |status: RuleWriter, per_s| {
+            let asked = self.key(status, Sign::Unanswered).and(if_not_answered());
+            add(limit(asked, per_s), SIGNS, SIGN_FOR)
+        };
+        let first = self.balanced(self.rule(), STATUS_CONFIRMED, 0);
+        let again = self.balanced(self.rule(), STATUS_CONFIRMED | STATUS_SEEN_REPLY, STATUS_CONFIRMED);
+        vec![
+            note(first, ASKED_PER_S).end("a client asks"),
+            note(again, TROUBLE_PER_S).end("a client asks again"),
+        ]
+    }
+
+    /// Goes on if the connection is balanced, as far as that can be told, and these bits of its status
+    /// are so.
+    fn balanced(&self, rule: RuleWriter, mask: u32, value: u32) -> RuleWriter {
+        let dnat = if self.ipvs { 0 } else { STATUS_DNAT };
+        if mask | dnat == 0 {
+            return rule;
+        }
+        let status = rule.and(Expression::Ct { into: SCRATCH, key: CtKey::Status, direction: None });
+        let value = (value | dnat).to_ne_bytes();
+        status.mask(SCRATCH, ne(mask | dnat)).compare(SCRATCH, Operator::Equal, &value)
     }
 
     /// Goes on for TCP with these of its flags.
@@ -188,18 +208,6 @@ impl Rules {
             .number(code(sign), port.after(4))
     }
 
-    fn note(&self, rule: RuleWriter, sign: Sign, per_s: u64) -> RuleWriter {
-        let limit = Expression::Limit { rate: per_s, per_s: 1, burst: per_s as u32, invert: false };
-        self.key(rule.and(limit), sign).and(Expression::Dynset {
-            operation: DynsetOperation::Add,
-            set: SIGNS.into(),
-            key: KEY,
-            data: None,
-            timeout: Some(SIGN_FOR),
-            invert: false,
-        })
-    }
-
     /// An ICMP error about a connection: whoever sent it says that the backend is not there.
     fn unreachable(&self) -> Rule {
         let kind = match self.family {
@@ -217,12 +225,25 @@ impl Rules {
             .and(Expression::Ct { into: SCRATCH, key: CtKey::State, direction: None })
             .mask(SCRATCH, ne(STATE_RELATED))
             .compare(SCRATCH, Operator::NotEqual, &[0; 4]);
-        self.note(self.reply(rule), Sign::Refused, TROUBLE_PER_S).end("a backend cannot be reached")
+        let refused = self.key(self.reply(rule), Sign::Refused);
+        add(limit(refused, TROUBLE_PER_S), SIGNS, SIGN_FOR).end("a backend cannot be reached")
     }
 }
 
-fn status() -> Expression {
-    Expression::Ct { into: SCRATCH, key: CtKey::Status, direction: None }
+/// Goes on for so many packets in a second.
+fn limit(rule: RuleWriter, per_s: u64) -> RuleWriter {
+    rule.and(Expression::Limit { rate: per_s, per_s: 1, burst: per_s as u32, invert: false })
+}
+
+/// Goes on if the backend of the key has not just answered somebody.
+fn if_not_answered() -> Expression {
+    Expression::Lookup { set: ANSWERED.into(), key: KEY, into: None, invert: true }
+}
+
+fn add(rule: RuleWriter, set: &str, time: Duration) -> RuleWriter {
+    let operation = DynsetOperation::Add;
+    let (set, timeout) = (set.into(), Some(time));
+    rule.and(Expression::Dynset { operation, set, key: KEY, data: None, timeout, invert: false })
 }
 
 fn delete() -> Expression {

@@ -7,7 +7,7 @@
 
 use super::image::{Jump, Masquerading, Pick, Placement};
 use super::spell::{jump_code, masquerading_code};
-use crate::program::{ChainSpec, Program, Rule, SetSpec, SetValue};
+use crate::program::{ChainSpec, Dynamic, Program, Rule, SetSpec, SetValue};
 use crate::write::{End, RuleWriter, address_len, rule};
 use model::{Family, Prefix, Protocol};
 use netlink::nftables::{
@@ -188,7 +188,7 @@ pub(super) fn sources_chain(family: Family, options: &Options, lengths: &BTreeSe
 /// The set for source networks of one length.
 pub(super) fn source_set(family: Family, length: u8) -> SetSpec {
     let key = vec![address_type(family), Datatype::InetProto, Datatype::InetService, address_type(family)];
-    SetSpec { name: set::sources(length), key, data: SetValue::Nothing, dynamic_max: None }
+    SetSpec { name: set::sources(length), key, data: SetValue::Nothing, dynamic: None }
 }
 
 fn address_type(family: Family) -> Datatype {
@@ -249,7 +249,7 @@ impl Ruleset<'_> {
             name: name.to_owned(),
             key,
             data,
-            dynamic_max: None,
+            dynamic: None,
         };
         let mut sets = vec![
             spec(set::FRONTENDS, at.clone(), front.clone()),
@@ -273,7 +273,7 @@ impl Ruleset<'_> {
         }
         let affinity = [&[address][..], &pool].concat();
         let affinity = spec(set::AFFINITY, affinity, SetValue::Data(backend.to_vec()));
-        sets.push(SetSpec { dynamic_max: Some(AFFINITY_MAX), ..affinity });
+        sets.push(SetSpec { dynamic: Some(Dynamic { most: AFFINITY_MAX, collect_every: None }), ..affinity });
         sets
     }
 

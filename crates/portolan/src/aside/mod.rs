@@ -128,7 +128,7 @@ impl Lookout {
     }
 
     /// Takes in what the thread has to tell; hands back whose turn it is.
-    pub(crate) fn hear(&mut self, news: News, planner: &Planner, cluster: &Cluster) -> Vec<Turn> {
+    pub(crate) fn hear(&mut self, news: News, planner: &Planner) -> Vec<Turn> {
         let now = self.now();
         match news {
             News::Signs(signs) => {
@@ -144,13 +144,7 @@ impl Lookout {
             }
             News::Judged(judged) => {
                 let judge = |(backend, outcome)| self.engine.judge(now, backend, outcome);
-                let turns: Vec<Turn> = judged.into_iter().filter_map(judge).collect();
-                for turn in &turns {
-                    if let Turn::Aside(Aside { why: Why::Silent, backend, .. }) = turn {
-                        self.ask_mates(now, *backend, planner, cluster);
-                    }
-                }
-                turns
+                judged.into_iter().filter_map(judge).collect()
             }
         }
     }
@@ -219,7 +213,15 @@ impl Lookout {
         found
     }
 
-    /// When one backend of a node has gone silent, others there may have, too.
+    /// Where a backend has gone silent, others of its node may have, too.
+    pub(crate) fn follow(&mut self, turns: &[Turn], planner: &Planner, cluster: &Cluster) {
+        for turn in turns {
+            if let Turn::Aside(Aside { why: Why::Silent, backend, .. }) = turn {
+                self.ask_mates(self.now(), *backend, planner, cluster);
+            }
+        }
+    }
+
     fn ask_mates(&mut self, now: Duration, backend: BackendKey, planner: &Planner, cluster: &Cluster) {
         let Some(node) = node_of(backend, cluster) else { return };
         self.asked_nodes.retain(|_, asked| asked.elapsed() < MATES_EVERY);

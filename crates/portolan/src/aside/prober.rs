@@ -33,7 +33,7 @@ const CONTROL_SLOWER: u32 = 20;
 /// But no trial takes longer, or it would be taken for lost.
 const TRIAL_MAX: Duration = Duration::from_secs(4);
 /// And how many times as long as a control the backend has at least: where everybody is slow, so may it be.
-const SLOWER_THAN_CONTROL: u32 = 8;
+const SLOWER_THAN_CONTROL: u32 = 4;
 /// How many trials are made at once, and how many wait. Those beyond are asked for again.
 const TRIALS_AT_ONCE: usize = 64;
 const TRIALS_WAITING: usize = 4096;
@@ -146,7 +146,10 @@ impl Prober {
         let now = Instant::now();
         let mut ready = Vec::new();
         for one in &mut self.state.under_way {
-            ready.extend(one.hear(now).map(|outcome| (one.trial.backend, one.trial.asked, outcome)));
+            if let Some(outcome) = one.hear(now) {
+                one.tell(now, &outcome);
+                ready.push((one.trial.backend, one.trial.asked, outcome));
+            }
         }
         if !ready.is_empty() {
             // As it is at this moment: once somebody has had an answer there is no evidence any more.
@@ -303,6 +306,18 @@ impl UnderWay {
             self.target.close();
         }
         Some(self.outcome(answer))
+    }
+
+    /// Says in the log what came of it.
+    fn tell(&self, now: Instant, outcome: &Outcome) {
+        let control_ms = self.control_took.map_or(f64::INFINITY, |took| took.as_secs_f64() * 1e3);
+        let took_ms = now.saturating_duration_since(self.began).as_secs_f64() * 1e3;
+        let backend = self.trial.backend;
+        let Outcome { answer, lives, .. } = outcome;
+        verbose!(
+            2,
+            "tried backend={backend} took_ms={took_ms:.1} control_ms={control_ms:.1} lives={lives}: {answer:?}"
+        );
     }
 
     fn outcome(&self, answer: Answer) -> Outcome {

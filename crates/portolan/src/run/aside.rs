@@ -15,9 +15,13 @@ impl Daemon {
         let Some(lookout) = self.lookout.as_mut().filter(|_| self.synced) else { return };
         let mut turns = Vec::new();
         for news in news {
-            turns.extend(lookout.hear(news, &self.planner, &self.cluster));
+            turns.extend(lookout.hear(news, &self.planner));
         }
+        // First things first: clients wait.
         self.turn(&turns);
+        if let Some(lookout) = &mut self.lookout {
+            lookout.follow(&turns, &self.planner, &self.cluster);
+        }
     }
 
     /// Does what time brings.

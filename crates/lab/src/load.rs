@@ -227,7 +227,8 @@ impl Report {
         self.failures.values().sum()
     }
 
-    fn merge(&mut self, other: Report) {
+    /// Takes in what came of another load; phases aside, which are each load's own.
+    pub fn merge(&mut self, other: Report) {
         for (backend, count) in other.per_backend {
             *self.per_backend.entry(backend).or_default() += count;
         }

@@ -12,7 +12,6 @@ use serde::Serialize;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
-use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
 /// What fails.
@@ -36,10 +35,11 @@ impl Fault {
     }
 }
 
-/// How many connections there are, how many a second, and after which the fault comes.
+/// How many connections there are, and after which the fault comes.
 const CONNECTIONS: u64 = 200;
-const RATE: u32 = 50;
-const BEFORE: u32 = 50;
+const BEFORE: u64 = 50;
+/// How many a second, where the machine can do that.
+pub(super) const RATE: u32 = 50;
 /// How long a client waits for its connection.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 /// What a client may notice: its second SYN is sent after 1 s, its third after 3 s.
@@ -66,8 +66,20 @@ struct Summary {
     set_aside_after_s: Option<f64>,
 }
 
-/// Shows it. `off`: the way it would be without.
-pub(super) fn run(mode: &str, fault: Fault, off: bool, json: bool) -> Result<ExitCode, Error> {
+/// What is to be shown.
+pub(super) struct Task<'a> {
+    pub(super) mode: &'a str,
+    pub(super) fault: Fault,
+    /// Connections a second.
+    pub(super) rate: u32,
+    /// The way it would be without.
+    pub(super) off: bool,
+    pub(super) json: bool,
+}
+
+/// Shows it.
+pub(super) fn run(task: &Task<'_>) -> Result<ExitCode, Error> {
+    let Task { mode, fault, rate, off, json } = *task;
     let janitor = Janitor::on_duty()?;
     let voice = Voice { to_stderr: json };
     let flags: &[&str] = if off { &["--set-aside", "off"] } else { &[] };
@@ -76,9 +88,9 @@ pub(super) fn run(mode: &str, fault: Fault, off: bool, json: bool) -> Result<Exi
     let mode = ready.as_ref().and_then(|line| line.field("mode")).unwrap_or(mode).to_owned();
     let without = if off { ", but nobody is set aside" } else { "" };
     voice.say(format_args!(
-        "{CONNECTIONS} connections, {RATE} a second, from {CLIENT} through Services of three backends{without}."
+        "{CONNECTIONS} connections, {rate} a second, from {CLIENT} through Services of three backends{without}."
     ));
-    let (report, failed_at) = flow(&mut cluster, fault, voice)?;
+    let (report, failed_at) = flow(&mut cluster, fault, rate, voice)?;
     let aside = cluster.heard("backend", |line| line.message.contains(" is set aside"));
     let after = |line: &Line| round(line.at_s - failed_at);
     let summary = Summary {
@@ -113,17 +125,15 @@ fn round(seconds: f64) -> f64 {
 }
 
 /// Lets connections flow and something fail; says what came of them, and when it failed.
-fn flow(cluster: &mut Cluster, fault: Fault, voice: Voice) -> Result<(Report, f64), Error> {
+fn flow(cluster: &mut Cluster, fault: Fault, rate: u32, voice: Voice) -> Result<(Report, f64), Error> {
     let at = |(last, port): (u8, u16)| SocketAddr::from((Ipv4Addr::new(10, 96, 0, last), port));
-    let mut load =
-        Load::new(Protocol::Tcp, at(WEB)).per_second(RATE).count(CONNECTIONS).timeout(CLIENT_PATIENCE);
+    let mut load = Load::new(Protocol::Tcp, at(WEB)).per_second(rate).timeout(CLIENT_PATIENCE);
     if fault == Fault::SilentNode {
         load = OTHERS.into_iter().fold(load, |load, other| load.and(at(other)));
     }
     let client = cluster.hosts.find(CLIENT)?.clone();
-    let running = load.start(&[&client])?;
-    // Between two connections: one that is open when its backend dies is beyond help.
-    sleep(Duration::from_secs(1) * BEFORE / RATE - Duration::from_secs(1) / RATE / 2);
+    // The last one ends before the fault comes: one that is open when its backend dies is beyond help.
+    let mut report = load.clone().count(BEFORE).run(&[&client])?;
     let failed_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     match fault {
         Fault::SilentBackend => cluster.hosts.find(FAILING)?.silence()?,
@@ -135,7 +145,8 @@ fn flow(cluster: &mut Cluster, fault: Fault, voice: Voice) -> Result<(Report, f6
         Fault::RefusingBackend => format!("From the {BEFORE}th on, {FAILING} refuses."),
         Fault::SilentNode => format!("From the {BEFORE}th on, {FAILING_NODE} is off the wire."),
     });
-    Ok((running.finish()?, failed_at.as_secs_f64()))
+    report.merge(load.count(CONNECTIONS - BEFORE).run(&[&client])?);
+    Ok((report, failed_at.as_secs_f64()))
 }
 
 fn tell(voice: Voice, fault: Fault, summary: &Summary, report: &Report) {

@@ -39,6 +39,10 @@ pub(crate) struct Arguments {
     /// With --fault: the way it would be if backends that do not answer were not set aside
     #[arg(long, requires = "fault")]
     off: bool,
+    /// With --fault: connections a second, for a machine too slow for so many
+    #[arg(long, requires = "fault", value_name = "N", default_value_t = fault::RATE)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(fault::RATE)))]
+    rate: u32,
 }
 
 /// The exit code when something did not come out as it must.
@@ -74,11 +78,11 @@ struct Summary {
 
 /// Shows it.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let Arguments { mode, json, keep, fault, off } = arguments;
+    let Arguments { mode, json, keep, fault, off, rate } = arguments;
     let begin = Instant::now();
     let unprivileged = rights::become_root()?;
     if let Some(fault) = fault {
-        return fault::run(&mode, fault, off, json);
+        return fault::run(&fault::Task { mode: &mode, fault, rate, off, json });
     }
     let janitor = Janitor::on_duty()?;
     let voice = Voice { to_stderr: json };

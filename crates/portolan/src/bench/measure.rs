@@ -40,6 +40,8 @@ pub(super) struct Task<'a> {
     pub(super) rounds: usize,
     /// Changes of an endpoint.
     pub(super) changes: u32,
+    /// Whether backends are set aside: on or off.
+    pub(super) set_aside: &'a str,
     /// Where manifests are written.
     pub(super) parent: &'a Path,
 }
@@ -77,6 +79,8 @@ pub(super) struct Row {
     pub(super) rounds: usize,
     /// Changes of an endpoint.
     pub(super) changes: u32,
+    /// Whether backends were set aside.
+    pub(super) set_aside: String,
 }
 
 /// A node with a client and a pod that serves.
@@ -104,7 +108,7 @@ impl Stage {
 
 /// Measures one size in one mode.
 pub(super) fn measure(task: &Task<'_>, janitor: &Janitor) -> Result<Row, Error> {
-    let Task { mode, size, rounds, changes, parent } = *task;
+    let Task { mode, size, rounds, changes, set_aside, parent } = *task;
     let [first, last] = size.ends();
     let measured = [size.middle(), first, last];
     let those: BTreeSet<u32> = measured.into_iter().collect();
@@ -131,7 +135,8 @@ pub(super) fn measure(task: &Task<'_>, janitor: &Janitor) -> Result<Row, Error> 
         if let Some(variant) = variant {
             node.run(|| variant.claim())??;
         }
-        Daemon::start_with(node, daemons, manifests, Some(&configuration), &[], janitor)
+        let flags = ["--set-aside".to_owned(), set_aside.to_owned()];
+        Daemon::start_with(node, daemons, manifests, Some(&configuration), &flags, janitor)
     };
     let mut beside = start(&empty.node, nothing.path())?;
     beside.wait("synced", CHANGE_MAX)?;
@@ -180,6 +185,7 @@ pub(super) fn measure(task: &Task<'_>, janitor: &Janitor) -> Result<Row, Error> 
         last_ratio: rounded(last.ratio(&direct)),
         rounds,
         changes,
+        set_aside: set_aside.to_owned(),
     })
 }
 

@@ -39,6 +39,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 300)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     changes: u32,
+    /// Whether the daemons set backends aside that do not answer, as the flag of `run`: on or off
+    #[arg(long, value_name = "WHETHER", value_parser = ["on", "off"], default_value = "on")]
+    set_aside: String,
     /// Print one line of JSON for each mode and size
     #[arg(long)]
     json: bool,
@@ -52,7 +55,7 @@ const MEMORY: &str = "/dev/shm";
 
 /// Measures.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
-    let Arguments { mode: modes, services, endpoints, rounds, changes, json, report } = arguments;
+    let Arguments { mode: modes, services, endpoints, rounds, changes, set_aside, json, report } = arguments;
     if let Some(most) = services.iter().max().filter(|most| **most > ENDPOINTS_MAX / endpoints) {
         output::usage(format_args!(
             "{most} Services with {endpoints} endpoints are more than {ENDPOINTS_MAX}"
@@ -72,7 +75,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     for mode in &modes {
         for services in &services {
             let size = Size { services: *services, endpoints };
-            let task = Task { mode, size, rounds: rounds as usize, changes, parent: &parent };
+            let task =
+                Task { mode, size, rounds: rounds as usize, changes, set_aside: &set_aside, parent: &parent };
             let row = match measure::measure(&task, &janitor) {
                 Ok(row) => row,
                 // The other modes may work.

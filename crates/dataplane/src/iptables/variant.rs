@@ -3,8 +3,11 @@
 
 use super::half::{Refusal, Tables};
 use super::kernel::Kernel;
+use super::name::Table;
 use crate::Error;
+use crate::program::nft_family;
 use model::Family;
+use netlink::{Netfilter, Socket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fmt, fs};
@@ -23,10 +26,25 @@ impl Variant {
     pub const ALL: [Variant; 2] = [Variant::Legacy, Variant::Nft];
 
     /// Whether there can be anything in its tables in this network namespace. To read tables of
-    /// iptables-legacy makes them.
+    /// iptables-legacy makes them; and when a program of iptables-nft ends, commits of others wait for
+    /// the kernel to free what was deleted (`nft_rcv_nl_event`), some 15 ms.
     pub fn may_hold_anything(self) -> bool {
-        let lists = ["ip_tables_names", "ip6_tables_names"];
-        self == Variant::Nft || lists.iter().any(|list| has_legacy_table(list, "filter"))
+        match self {
+            Variant::Legacy => {
+                let lists = ["ip_tables_names", "ip6_tables_names"];
+                lists.iter().any(|list| has_legacy_table(list, "filter"))
+            }
+            Variant::Nft => Family::ALL.into_iter().any(|family| self.may_hold_of(family)),
+        }
+    }
+
+    /// The same of one family.
+    pub(crate) fn may_hold_of(self, family: Family) -> bool {
+        match self {
+            Variant::Legacy => true,
+            // If the kernel does not say, the program will.
+            Variant::Nft => has_nft_table(family).unwrap_or(true),
+        }
     }
 
     /// Says that this network namespace uses this kind, as a kubelet says it: by a chain that
@@ -54,6 +72,15 @@ impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// Whether there is a table of nftables that looks like one of iptables'.
+fn has_nft_table(family: Family) -> Result<bool, netlink::Error> {
+    let mut socket: Socket<Netfilter> = Socket::open()?;
+    let family = nft_family(family);
+    let like = |name: &str| Table::ALL.iter().any(|table| table.name() == name);
+    let tables = netlink::nftables::tables(&mut socket)?;
+    Ok(tables.iter().any(|table| table.family == family && like(&table.name)))
 }
 
 /// Where programs are that the `PATH` does not name: services are often started with a short one.

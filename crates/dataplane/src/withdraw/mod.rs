@@ -85,7 +85,7 @@ impl Withdrawal {
         };
         for variant in Variant::ALL.into_iter().filter(|variant| variant.may_hold_anything()) {
             let mut families = Vec::new();
-            for family in Family::ALL {
+            for family in Family::ALL.into_iter().filter(|family| variant.may_hold_of(*family)) {
                 match iptables::Kernel::of_variant(variant, family) {
                     Err(error) if error.is_missing() => {}
                     tables => families.push((family, tables?)),

@@ -40,6 +40,15 @@ pub struct Wanted {
     pub service_labels: bool,
     /// No endpoints at all (`noendpoints`).
     pub no_endpoints: bool,
+    /// Instead of all else: ServiceImports as Services, and their endpoints (`multicluster`).
+    pub imports: bool,
+}
+
+impl Wanted {
+    /// The ServiceImports of the same cluster.
+    pub(crate) fn of_imports(&self) -> Wanted {
+        Wanted { pods: false, service_labels: false, no_endpoints: false, imports: true, ..self.clone() }
+    }
 }
 
 /// A cluster as it is now, and what of it is new.

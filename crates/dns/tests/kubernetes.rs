@@ -97,9 +97,11 @@ struct Held;
 impl Stream for Held {}
 
 impl ClusterSource for Small {
-    fn open(&self, _: &Wanted, deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
-        let loaded = watch::parse(std::path::Path::new("t"), self.0.as_bytes(), watch::Keep::ALL);
-        assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+    fn open(&self, wanted: &Wanted, deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
+        let keep = watch::Keep { imports: wanted.imports, ..watch::Keep::ALL };
+        let loaded = watch::parse(std::path::Path::new("t"), self.0.as_bytes(), keep);
+        let bad = |problem: &&watch::Problem| problem.severity == watch::Severity::Error;
+        assert_eq!(loaded.problems.iter().find(bad).map(ToString::to_string), None);
         let changes = loaded.objects.into_iter().map(model::Change::Apply).collect();
         of_changes(deliver)(Batch { changes, triggers: Vec::new(), synced: true });
         Ok(Arc::new(Held))
@@ -381,4 +383,77 @@ fn the_outside_of_a_cluster_is_transferred_too() {
     assert!(server.transfer("cluster.local").expect("a zone").len() > 10);
     assert_eq!(server.transfer("shop.example.org"), Err(Rcode::REFUSED));
     server.stop();
+}
+
+const SET: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: multicluster.x-k8s.io/v1alpha1
+kind: ServiceImport
+metadata: {name: far, namespace: shop}
+spec: {type: ClusterSetIP, ips: [10.112.0.1], ports: [{name: http, port: 80, protocol: TCP}]}
+---
+apiVersion: multicluster.x-k8s.io/v1alpha1
+kind: ServiceImport
+metadata: {name: db, namespace: shop}
+spec: {type: Headless, ports: [{name: pg, port: 5432, protocol: TCP}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: db-1
+  namespace: shop
+  labels: {multicluster.kubernetes.io/service-name: db, multicluster.kubernetes.io/source-cluster: east}
+addressType: IPv4
+ports: [{name: pg, port: 5432, protocol: TCP}]
+endpoints: [{addresses: [10.1.0.1], hostname: db-0}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: db-2
+  namespace: shop
+  labels: {multicluster.kubernetes.io/service-name: db}
+addressType: IPv4
+ports: [{name: pg, port: 5432, protocol: TCP}]
+endpoints: [{addresses: [10.1.0.2], hostname: db-0}]
+";
+
+#[test]
+fn a_set_of_clusters_is_transferred_too() {
+    let lines = "kubernetes cluster.local set.local {\nmulticluster set.local\n}\ntransfer {\nto *\n}";
+    let server = Server::of(SET, lines);
+    let mut names = transferred(&server, &["set.local"]);
+    names.retain(|name| !name.ends_with(" SOA") && !name.ends_with(" NS"));
+    let want = [
+        "_http._tcp.far.shop.svc.set.local. SRV",
+        "_pg._tcp.db.shop.svc.set.local. SRV",
+        "db-0.db.shop.svc.set.local. A",
+        "db-0.east.db.shop.svc.set.local. A",
+        "db.shop.svc.set.local. A",
+        "db.shop.svc.set.local. SRV",
+        "dns-version.set.local. TXT",
+        "far.shop.svc.set.local. A",
+        "far.shop.svc.set.local. SRV",
+    ];
+    assert_eq!(names, want.into_iter().map(str::to_owned).collect());
+    server.stop();
+}
+
+#[test]
+fn zones_of_multicluster_are_among_the_others() {
+    let error = |lines: &str| {
+        let text = format!(".:0 {{\nbind 127.0.0.1\nkubernetes cluster.local {{\n{lines}\n}}\n}}\n");
+        let options = Options::new(Source::Text("Corefile", text), Arc::new(Small(SET)));
+        match Instance::start(Options { dns_port: 0, quiet: true, ..options }) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let far = error("multicluster set.local");
+    assert!(far.contains("\"set.local\": not among the zones of this kubernetes"), "{far}");
+    assert!(error("multicluster").contains("\"multicluster\""), "{}", error("multicluster"));
+    assert_eq!(error("multicluster cluster.local"), "");
 }

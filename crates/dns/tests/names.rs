@@ -190,6 +190,7 @@ fn alone(scenario: &Scenario) -> Result<(), Failed> {
         names.set_synced();
     }
     let zone = names.zone();
+    let imports = scenario.manifests.as_ref().map(|manifests| imports(&scenario.path, manifests));
     let mut answers = Vec::new();
     for asked in &scenario.questions {
         let mut reply = Reply::default();
@@ -199,7 +200,7 @@ fn alone(scenario: &Scenario) -> Result<(), Failed> {
             outcome = outside(&zone, &options, external, &question, &mut reply);
         }
         if matches!(outcome, Outcome::Pass | Outcome::NotOurs) {
-            outcome = names::answer(&zone, &options, &question, &mut reply);
+            outcome = names::answer(&zone, imports.as_deref(), &options, &question, &mut reply);
         }
         reply.rcode = match &outcome {
             Outcome::Records | Outcome::NoData | Outcome::Elsewhere(_) => Rcode::NOERROR,
@@ -216,6 +217,20 @@ fn alone(scenario: &Scenario) -> Result<(), Failed> {
         answers.push(show(&reply, &flags, &asked.name));
     }
     scenario.judge(&answers)
+}
+
+/// The names of the ServiceImports.
+fn imports(path: &Path, manifests: &str) -> Arc<Zone> {
+    let mut cluster = Cluster::new();
+    let mut touched = Touched::default();
+    let loaded = watch::parse(path, manifests.as_bytes(), Keep { imports: true, ..Keep::ALL });
+    for object in loaded.objects {
+        touched.merge(cluster.apply(Change::Apply(object)));
+    }
+    let mut names = Names::new();
+    names.update(&cluster, &touched, 1);
+    names.set_synced();
+    names.zone()
 }
 
 /// Asks the view from outside. There are no other names that its host names could lead to.
@@ -253,10 +268,11 @@ impl ClusterSource for Clusters {
             return Ok(Arc::new(Held { _directory: None }));
         }
         let mut deliver = of_changes(deliver);
+        let keep = Keep { imports: wanted.imports, ..Keep::ALL };
         let deliver = move |batch: watch::Batch| {
             deliver(Batch { changes: batch.changes, triggers: Vec::new(), synced: batch.loaded })
         };
-        let directory = Directory::watch(path, Keep::ALL, deliver).map_err(|error| error.to_string())?;
+        let directory = Directory::watch(path, keep, deliver).map_err(|error| error.to_string())?;
         Ok(Arc::new(Held { _directory: Some(directory) }))
     }
 }

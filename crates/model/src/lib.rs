@@ -20,4 +20,4 @@ pub use cluster::{Change, Cluster, Object, ObjectKey, Touched};
 pub use name::{Name, ObjectName, PortName, Words};
 pub use node::{Namespace, Node, Pod, ServiceCidr};
 pub use service::{Ingress, Policy, Protocol, Service, ServiceKind, ServicePort};
-pub use slice::{Conditions, Endpoint, Hints, Identity, Place, Slice, SlicePort};
+pub use slice::{Conditions, Endpoint, Hints, Identity, Place, SOURCE_CLUSTER, Slice, SlicePort};

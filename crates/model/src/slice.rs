@@ -21,11 +21,20 @@ pub struct Slice {
     pub ports: Box<[SlicePort]>,
     /// Its endpoints.
     pub endpoints: Box<[Endpoint]>,
-    /// Annotations of ours (`portolan.dev/…`), by the part behind the slash.
+    /// Annotations of ours (`portolan.dev/…`), by the part behind the slash. In a slice of another cluster's
+    /// endpoints, that cluster is among them as [`SOURCE_CLUSTER`].
     pub annotations: Words,
 }
 
+/// The label of a slice that says which cluster its endpoints are in.
+pub const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
+
 impl Slice {
+    /// The cluster that its endpoints are in, where that may be another and is known.
+    pub fn source_cluster(&self) -> Option<&Name> {
+        self.annotations.get(SOURCE_CLUSTER)
+    }
+
     /// The Service that it belongs to.
     pub fn owner(&self) -> ObjectName {
         ObjectName { namespace: self.name.namespace.clone(), name: self.service.clone() }

@@ -58,15 +58,24 @@ enum Found {
 }
 
 /// Answers a question over the names of a cluster.
-pub fn answer(zone: &Zone, options: &Options, question: &Question, reply: &mut Reply) -> Outcome {
+/// `imports` are the names of ServiceImports, as a cluster of their own: those that zones with `multicluster` tell.
+pub fn answer(
+    zone: &Zone,
+    imports: Option<&Zone>,
+    options: &Options,
+    question: &Question,
+    reply: &mut Reply,
+) -> Outcome {
     let lower = question.name.lowercase();
     let Some(of) = options.zone_of(&lower) else { return Outcome::NotOurs };
     if matches!(question.rtype, Type::AXFR | Type::IXFR) {
         return Outcome::Refused;
     }
     let zone_bytes = of.name.as_bytes().len();
+    let services = if of.multicluster { imports } else { Some(zone) };
     let mut asked = Asked {
         zone,
+        services,
         options,
         of,
         rtype: question.rtype,
@@ -93,7 +102,7 @@ pub fn answer(zone: &Zone, options: &Options, question: &Question, reply: &mut R
     asked.soa(Section::Authority);
     match found {
         Found::Exists => Outcome::NoData,
-        Found::Absent if !zone.is_synced() => Outcome::NotSynced,
+        Found::Absent if !(zone.is_synced() && services.is_some_and(Zone::is_synced)) => Outcome::NotSynced,
         Found::Absent => Outcome::NoSuchName,
     }
 }
@@ -120,6 +129,8 @@ impl<'q> Apex<'q> {
 /// A question on its way.
 struct Asked<'q> {
     zone: &'q Zone,
+    /// Where Services are looked up: in the same, or among ServiceImports.
+    services: Option<&'q Zone>,
     options: &'q Options,
     of: &'q ZoneName,
     rtype: Type,
@@ -190,13 +201,11 @@ impl Asked<'_> {
         self.options.labels.as_ref().is_none_or(|selector| selector.matches(label))
     }
 
-    /// What a Service is called, or one of its endpoints. None is longer than a name can be, but for
+    /// What a Service is called, or, with its labels, one of its endpoints. None is longer than a name can be, but for
     /// those of Services with the longest names in zones with long ones, which have no name then.
-    fn name_of(&self, endpoint: Option<&[u8]>, service: &ObjectName) -> Option<Name> {
+    fn name_of(&self, endpoint: &[&[u8]], service: &ObjectName) -> Option<Name> {
         let mut name = Name::ROOT;
-        if let Some(endpoint) = endpoint {
-            name.push(endpoint).ok()?;
-        }
+        endpoint.iter().try_for_each(|label| name.push(label)).ok()?;
         name.push(service.name.as_bytes()).ok()?;
         name.push(service.namespace.as_bytes()).ok()?;
         if self.below_svc {
@@ -208,11 +217,14 @@ impl Asked<'_> {
 
     /// The names of one Service.
     fn service(&mut self, of: &Of<'_>, owner: Owner) -> Result<Found, Box<Name>> {
-        let zone = self.zone;
-        let Some(entry) = zone.entry(of.namespace, of.service) else { return Ok(Found::Absent) };
+        let Some(entry) = self.services.and_then(|zone| zone.entry(of.namespace, of.service)) else {
+            return Ok(Found::Absent);
+        };
         let Some(service) = entry.service.as_deref() else { return Ok(Found::Absent) };
         let filtered = !self.options.namespaces.is_empty() || self.options.namespace_labels.is_some();
-        if filtered && !self.exposed(of.namespace) || !self.selected(service) {
+        // That the namespace exists here a ServiceImport does not say.
+        let filtered = filtered || self.of.multicluster;
+        if filtered && !self.exposed(of.namespace) || !(self.of.multicluster || self.selected(service)) {
             return Ok(Found::Absent);
         }
         match &service.kind {
@@ -253,7 +265,7 @@ impl Asked<'_> {
             Type::SRV => {
                 // Each port counts once for each address, as in CoreDNS, but stands there once.
                 let weight = weight(ports().count() * service.cluster_ips.len());
-                let Some(target) = self.name_of(None, &entry.name) else { return Found::Exists };
+                let Some(target) = self.name_of(&[], &entry.name) else { return Found::Exists };
                 let mut at = None;
                 let mut done: Vec<u16> = Vec::new();
                 for port in ports() {

@@ -8,17 +8,26 @@ use crate::answer::{ExternalOutcome, Outcome, answer, external};
 use crate::label::label;
 use crate::options::{External, Options, ZoneName};
 use crate::zone::{Entry, Zone, external_ips};
-use model::ServiceKind;
+use model::{ServiceKind, Slice};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use wire::{Class, Name, Question, Reply, Section, Type, reverse_name};
 
 /// Hands over each name of a zone with answers about it, the SOA first. False where there is no such
 /// zone, or not all of it is known yet.
-pub fn transfer(zone: &Zone, options: &Options, origin: &Name, each: &mut dyn FnMut(&Name, &Reply)) -> bool {
+pub fn transfer(
+    zone: &Zone,
+    imports: Option<&Zone>,
+    options: &Options,
+    origin: &Name,
+    each: &mut dyn FnMut(&Name, &Reply),
+) -> bool {
     let of = options.zones.iter().find(|of| of.name.is(origin));
-    let Some(of) = of.filter(|_| zone.is_synced()) else { return false };
-    let mut walk = Walk { zone, options, external: None, of, each, reply: Reply::default(), told: 0 };
+    let Some(of) = of.filter(|_| zone.is_synced() && imports.is_none_or(Zone::is_synced)) else {
+        return false;
+    };
+    let mut walk =
+        Walk { zone, imports, options, external: None, of, each, reply: Reply::default(), told: 0 };
     walk.ask(&of.name, &[Type::SOA, Type::NS]);
     if of.reverse {
         let mut addresses: BTreeSet<IpAddr> =
@@ -43,8 +52,16 @@ pub fn transfer_external(
 ) -> bool {
     let of = external.zones.iter().find(|of| of.name.is(origin));
     let Some(of) = of.filter(|_| zone.is_synced()) else { return false };
-    let mut walk =
-        Walk { zone, options, external: Some(external), of, each, reply: Reply::default(), told: 0 };
+    let mut walk = Walk {
+        zone,
+        imports: None,
+        options,
+        external: Some(external),
+        of,
+        each,
+        reply: Reply::default(),
+        told: 0,
+    };
     walk.ask(&of.name, &[Type::SOA, Type::NS]);
     if of.reverse {
         walk.addresses(zone.entries().flat_map(external_ips).collect());
@@ -56,6 +73,7 @@ pub fn transfer_external(
 
 struct Walk<'z> {
     zone: &'z Zone,
+    imports: Option<&'z Zone>,
     options: &'z Options,
     /// The view, where it is not the cluster's own.
     external: Option<&'z External>,
@@ -71,10 +89,10 @@ impl Walk<'_> {
         for &rtype in types {
             self.reply.clear();
             let question = Question { name: *name, rtype, class: Class::IN };
-            let Walk { zone, options, reply, .. } = self;
+            let Walk { zone, imports, options, reply, .. } = self;
             let has_records = match self.external {
                 None => matches!(
-                    answer(zone, options, &question, reply),
+                    answer(zone, *imports, options, &question, reply),
                     Outcome::Records | Outcome::Elsewhere(_)
                 ),
                 Some(view) => matches!(
@@ -102,8 +120,8 @@ impl Walk<'_> {
         const ADDRESSES: &[Type] = &[Type::A, Type::AAAA];
         self.below(&[b"dns-version"], &[Type::TXT]);
         self.below(&[b"ns", b"dns"], ADDRESSES);
-        let zone = self.zone;
-        for entry in zone.entries() {
+        let services = if self.of.multicluster { self.imports } else { Some(self.zone) };
+        for entry in services.into_iter().flat_map(Zone::entries) {
             let Entry { name, service: Some(service), .. } = entry else { continue };
             let (service_label, namespace) = (name.name.as_bytes(), name.namespace.as_bytes());
             if let ServiceKind::ExternalName(_) = service.kind {
@@ -116,8 +134,11 @@ impl Walk<'_> {
             }
             // Endpoints of Services with ClusterIPs have names, too, but nothing leads to them.
             if service.kind == ServiceKind::Headless {
-                for endpoint in labels(entry, self.options) {
-                    self.below(&[&endpoint, service_label, namespace, b"svc"], ADDRESSES);
+                for [endpoint, cluster] in labels(entry, self.options) {
+                    let mut labels = vec![&*endpoint, &*cluster, service_label, namespace, b"svc"];
+                    // That of this cluster is not part of the name.
+                    labels.retain(|label| !label.is_empty());
+                    self.below(&labels, ADDRESSES);
                 }
             }
         }
@@ -145,7 +166,7 @@ impl Walk<'_> {
                 service.kind == ServiceKind::Headless && service.other_ingress.is_empty()
             });
             if external.headless && headless && external_ips(entry).next().is_none() {
-                for endpoint in labels(entry, self.options) {
+                for [endpoint, _] in labels(entry, self.options) {
                     self.below(&[&endpoint, service, namespace], &[Type::A, Type::AAAA, Type::SRV]);
                 }
             }
@@ -172,10 +193,15 @@ fn named_ports(entry: &Entry) -> BTreeSet<[Vec<u8>; 2]> {
     named.map(|(port, protocol)| [label(port), label(protocol.name())]).collect()
 }
 
-/// What its endpoints are called.
-fn labels(entry: &Entry, options: &Options) -> BTreeSet<Vec<u8>> {
+/// What its endpoints are called, and the cluster that they are in, where that is said.
+fn labels(entry: &Entry, options: &Options) -> BTreeSet<[Vec<u8>; 2]> {
     let pod_names = options.endpoint_pod_names;
-    entry.ready().map(|endpoint| label(endpoint, pod_names).as_bytes().to_vec()).collect()
+    let of_slice = |slice: &Slice| -> Vec<[Vec<u8>; 2]> {
+        let cluster = slice.source_cluster().map(|cluster| cluster.as_bytes().to_vec()).unwrap_or_default();
+        let ready = slice.endpoints.iter().filter(|endpoint| endpoint.conditions.ready);
+        ready.map(|endpoint| [label(endpoint, pod_names).as_bytes().to_vec(), cluster.clone()]).collect()
+    };
+    entry.slices.iter().flat_map(|slice| of_slice(slice)).collect()
 }
 
 #[cfg(test)]
@@ -190,13 +216,13 @@ mod tests {
         let options = Options::new(vec![ZoneName::new(&zone, false)]).unwrap();
         let mut names = Names::new();
         let mut none = |_: &Name, _: &Reply| panic!("nothing is known");
-        assert!(!transfer(&names.zone(), &options, &zone, &mut none));
+        assert!(!transfer(&names.zone(), None, &options, &zone, &mut none));
         names.update(&Cluster::new(), &model::Touched::default(), 1);
         names.set_synced();
         let mut seen = Vec::new();
         let mut each = |name: &Name, _: &Reply| seen.push(name.to_string());
-        assert!(transfer(&names.zone(), &options, &zone, &mut each));
-        assert!(!transfer(&names.zone(), &options, &"org".parse().unwrap(), &mut |_, _| ()));
+        assert!(transfer(&names.zone(), None, &options, &zone, &mut each));
+        assert!(!transfer(&names.zone(), None, &options, &"org".parse().unwrap(), &mut |_, _| ()));
         assert_eq!(seen, ["cluster.local.", "dns-version.cluster.local."]);
     }
 }

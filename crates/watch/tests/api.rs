@@ -630,3 +630,52 @@ fn moments_of_slices_are_handed_over() {
     server.set(slice("web-1", "web-1-x", &[55]));
     follower.until("it is told", |seen| seen.triggers == before + 1);
 }
+
+#[test]
+fn imports_instead_of_all_else() {
+    let server = server(ApiOptions::default());
+    let mut imported = slice("", "imported", &[1, 2]);
+    imported["metadata"]["labels"] = json!({
+        "kubernetes.io/service-name": "web-1",
+        "multicluster.kubernetes.io/service-name": "far",
+        "multicluster.kubernetes.io/source-cluster": "east",
+    });
+    server.set(imported);
+    let import = |kind: &str, ips: &[&str]| {
+        json!({
+            "apiVersion": "multicluster.x-k8s.io/v1alpha1", "kind": "ServiceImport",
+            "metadata": {"name": "far", "namespace": "shop"},
+            "spec": {"type": kind, "ips": ips, "ports": [{"name": "http", "protocol": "TCP", "port": 80}]},
+        })
+    };
+    // Few clusters know the kind. One may come to know it.
+    server.fault("/serviceimports", Fault::Refuse(404, "NotFound", "no such resource"));
+    server.fault("/serviceimports", Fault::Refuse(404, "NotFound", "no such resource"));
+    let keep = Keep { names: true, imports: true, ..Keep::default() };
+    let follower = Follower::new(&server, keep, WAITS);
+    follower.until("all that can be had is", |seen| seen.loaded);
+    server.set(import("ClusterSetIP", &["10.112.0.1", "fd00::1"]));
+    let far = model::ObjectName::new("shop", "far");
+    let kind = |seen: &Seen| {
+        seen.cluster.service(&far).map(|service| (service.kind.clone(), service.cluster_ips.len()))
+    };
+    follower.until("it is there", |seen| kind(seen) == Some((model::ServiceKind::ClusterIp, 2)));
+    {
+        let seen = follower.seen.lock().expect("nobody panicked");
+        assert!(
+            seen.problems
+                .iter()
+                .any(|what| what.contains("ServiceImports") && what.contains("going on without"))
+        );
+        assert_eq!((seen.cluster.services().len(), seen.cluster.all_slices().count()), (1, 1));
+        let slice = seen.cluster.slices(&far).next().expect("its slice");
+        assert_eq!(slice.source_cluster().map(|cluster| &**cluster), Some("east"));
+    }
+    server.set(import("Headless", &[]));
+    follower.until("it is headless", |seen| kind(seen) == Some((model::ServiceKind::Headless, 0)));
+    server.set(import("Elsewhere", &[]));
+    // What makes no sense leaves what was known.
+    follower.until("it makes no sense", |seen| kind(seen).is_some() && seen.errors == 1);
+    server.remove("ServiceImport", "shop", "far");
+    follower.until("it is gone", |seen| kind(seen).is_none() && seen.errors == 0);
+}

@@ -136,6 +136,9 @@ fn kind_of(path: &str) -> Option<(&'static str, &'static str)> {
         "/api/v1/nodes" => ("Node", "v1"),
         "/api/v1/namespaces" => ("Namespace", "v1"),
         "/apis/discovery.k8s.io/v1/endpointslices" => ("EndpointSlice", "discovery.k8s.io/v1"),
+        "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports" => {
+            ("ServiceImport", "multicluster.x-k8s.io/v1alpha1")
+        }
         "/apis/networking.k8s.io/v1/servicecidrs" => ("ServiceCIDR", "networking.k8s.io/v1"),
         _ => return None,
     })

@@ -12,6 +12,8 @@ use wire::{Name, Owner, Section, Type};
 /// One endpoint with one of its ports; without a number where its slice has none.
 struct Target<'e> {
     endpoint: &'e Endpoint,
+    /// The cluster that it is in, where that is part of its name.
+    cluster: Option<&'e str>,
     port: Option<u16>,
 }
 
@@ -45,10 +47,12 @@ impl Asked<'_> {
             return any;
         }
         let pod_names = self.options.endpoint_pod_names;
+        let multicluster = self.of.multicluster;
         let wanted = of.endpoint.map(Wanted::new);
         let targets = || {
             let slices = entry.slices.iter();
-            slices.flat_map(|slice| targets(of, slice)).filter(|target| {
+            let slices = slices.filter(|slice| !multicluster || is_there(of, slice));
+            slices.flat_map(|slice| targets(of, slice, multicluster)).filter(|target| {
                 here(target.endpoint)
                     && wanted.as_ref().is_none_or(|wanted| wanted.is(target.endpoint, pod_names))
             })
@@ -109,18 +113,19 @@ impl Asked<'_> {
         let ttl = self.ttl_s;
         let mut records: HashSet<(Name, u16)> = HashSet::new();
         let mut addresses: HashSet<(Name, IpAddr)> = HashSet::new();
-        let mut last: Option<(IpAddr, Option<Name>)> = None;
-        for Target { endpoint, port } in targets {
+        let mut last: Option<(IpAddr, Option<&str>, Option<Name>)> = None;
+        for Target { endpoint, cluster, port } in targets {
             let Some(port) = port else { continue };
-            let name = match &last {
-                Some((address, name)) if *address == endpoint.address => *name,
+            let (name, seen) = match &last {
+                Some((address, of, name)) if *address == endpoint.address && *of == cluster => (*name, true),
                 _ => {
                     let label = label(endpoint, self.options.endpoint_pod_names);
-                    self.name_of(Some(label.as_bytes()), &entry.name)
+                    let labels = [label.as_bytes(), cluster.unwrap_or_default().as_bytes()];
+                    let labels = labels.get(..1 + usize::from(cluster.is_some())).unwrap_or_default();
+                    (self.name_of(labels, &entry.name), false)
                 }
             };
-            let seen = matches!(last, Some((address, _)) if address == endpoint.address);
-            last = Some((endpoint.address, name));
+            last = Some((endpoint.address, cluster, name));
             let Some(name) = name else { continue };
             let at = match entry.distinct || records.insert((name, port)) {
                 true => self.reply.push_srv(owner, ttl, [0, weight, port], &name),
@@ -134,13 +139,20 @@ impl Asked<'_> {
     }
 }
 
+/// Whether the endpoint that is asked for can be in this slice, by its cluster.
+fn is_there(of: &Of<'_>, slice: &Slice) -> bool {
+    let cluster = slice.source_cluster().map_or(&[][..], |cluster| cluster.as_bytes());
+    of.endpoint.is_none() || cluster.eq_ignore_ascii_case(of.cluster.unwrap_or_default())
+}
+
 /// The ready endpoints of a slice, each with each of the ports that are asked for.
-fn targets<'e>(of: &'e Of<'_>, slice: &'e Slice) -> impl Iterator<Item = Target<'e>> {
+fn targets<'e>(of: &'e Of<'_>, slice: &'e Slice, multicluster: bool) -> impl Iterator<Item = Target<'e>> {
+    let cluster = slice.source_cluster().filter(|_| multicluster).map(|cluster| &**cluster);
     // A slice without ports has endpoints all the same, but no port to point at.
     let none = slice.ports.is_empty() && of.port.is_empty() && of.protocol.is_empty();
     slice.endpoints.iter().filter(|endpoint| endpoint.conditions.ready).flat_map(move |endpoint| {
         let ports = slice.ports.iter().filter(|port| matches(of, &port.name, port.protocol));
         let ports = ports.map(|port| Some(port.port)).chain(none.then_some(None));
-        ports.map(move |port| Target { endpoint, port })
+        ports.map(move |port| Target { endpoint, cluster, port })
     })
 }

@@ -85,7 +85,8 @@ pub fn external(
     }
     let apex = Apex(of.name.as_bytes());
     let (ttl_s, rtype) = (external.ttl_s, question.rtype);
-    let asked = Asked { zone, options, of, rtype, reply, apex, ttl_s, below_svc: false };
+    let asked =
+        Asked { zone, services: Some(zone), options, of, rtype, reply, apex, ttl_s, below_svc: false };
     let mut view = View { asked, external };
     let (found, ours) = match view.find(&lower) {
         Seen::Known(found) => (found, false),
@@ -259,7 +260,7 @@ impl View<'_> {
 
     fn srv(&mut self, entry: &Entry, places: Places, ports: &[u16], count: usize) -> Seen {
         let weight = weight(count * places.count());
-        let target = self.asked.name_of(None, &entry.name);
+        let target = self.asked.name_of(&[], &entry.name);
         let Asked { reply, ttl_s, .. } = &mut self.asked;
         let mut at = None;
         if let Some(target) = target.filter(|_| !places.addresses.is_empty()) {

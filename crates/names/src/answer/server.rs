@@ -24,7 +24,7 @@ impl Asked<'_> {
             return;
         }
         let owner = self.reply.own_bytes(apex);
-        let serial = self.zone.serial().to_be_bytes();
+        let serial = self.services.unwrap_or(self.zone).serial().to_be_bytes();
         let [refresh, retry, expire] = TIMES_S.map(u32::to_be_bytes);
         let minimum = ttl.to_be_bytes();
         let parts = [NS_DNS, apex, HOSTMASTER, apex, &serial, &refresh, &retry, &expire, &minimum];

@@ -133,7 +133,8 @@ fn all_answers(zone: &Zone) -> Vec<String> {
     for name in questions {
         for rtype in [Type::A, Type::PTR] {
             let mut reply = Reply::default();
-            let outcome = answer(zone, &options, &Question { name, rtype, class: Class::IN }, &mut reply);
+            let outcome =
+                answer(zone, None, &options, &Question { name, rtype, class: Class::IN }, &mut reply);
             let mut records: Vec<String> = reply
                 .section(wire::Section::Answer)
                 .map(|record| reply.show(record, &name).to_string())

@@ -18,9 +18,16 @@ impl ClusterSource for Clusters {
     fn open(&self, wanted: &Wanted, deliver: Deliver) -> Result<Arc<dyn Stream>, String> {
         let keep = keep(wanted);
         let mut deliver = of_changes(deliver);
+        let (imports, of_files) = (wanted.imports, wanted.manifests.is_some());
+        // Of the same files and slices there is another watch, which tells what is wrong with them.
+        let is_new = move |problem: &watch::Problem| match &problem.object {
+            _ if !imports => true,
+            Some(object) => object.starts_with("ServiceImport "),
+            None => !of_files,
+        };
         let deliver = move |batch: watch::Batch| {
             let watch::Batch { changes, triggers, problems, loaded, errors: _ } = batch;
-            for problem in problems {
+            for problem in problems.into_iter().filter(|problem| is_new(problem)) {
                 match problem.severity {
                     Severity::Error => ::dns::say::error(format_args!("plugin/kubernetes: {problem}")),
                     Severity::Notice => ::dns::say::info(format_args!("plugin/kubernetes: {problem}")),
@@ -42,7 +49,8 @@ impl ClusterSource for Clusters {
 
 /// What a watch has to keep for it.
 pub(crate) fn keep(wanted: &Wanted) -> Keep {
-    Keep { names: true, pod_names: wanted.pod_names, labels: wanted.service_labels, pods: wanted.pods }
+    let Wanted { pod_names, service_labels: labels, pods, imports, .. } = *wanted;
+    Keep { names: true, pod_names, labels, pods, imports }
 }
 
 fn access(wanted: &Wanted) -> Result<Access, String> {

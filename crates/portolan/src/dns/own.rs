@@ -117,6 +117,7 @@ fn merge(one: Keep, other: Keep) -> Keep {
         pod_names: one.pod_names || other.pod_names,
         labels: one.labels || other.labels,
         pods: one.pods || other.pods,
+        imports: one.imports || other.imports,
     }
 }
 
@@ -128,6 +129,14 @@ impl ClusterSource for OwnAndOthers {
         if !self.0.is_meant(wanted) {
             return Clusters.open(wanted, deliver);
         }
+        let elsewhere = |deliver| {
+            let Wanted { manifests, endpoint, tls, kubeconfig, .. } = self.0.source.clone();
+            Clusters.open(&Wanted { manifests, endpoint, tls, kubeconfig, ..wanted.clone() }, deliver)
+        };
+        if wanted.imports {
+            // Nothing of them is routed.
+            return elsewhere(deliver);
+        }
         let mut state = self.0.lock();
         let wants = keep(wanted);
         match state.decided {
@@ -138,9 +147,7 @@ impl ClusterSource for OwnAndOthers {
                 ::dns::say::info(format_args!(
                     "plugin/kubernetes: a watch of its own, for more than routes and names want so far"
                 ));
-                let Wanted { manifests, endpoint, tls, kubeconfig, .. } = self.0.source.clone();
-                return Clusters
-                    .open(&Wanted { manifests, endpoint, tls, kubeconfig, ..wanted.clone() }, deliver);
+                return elsewhere(deliver);
             }
         }
         state.askers.push(Asker { deliver, knows: false });

@@ -19,6 +19,9 @@ pub(super) struct Resource {
 /// and the namespaces' labels; one watch then serves both. Without a node there are
 /// no routes: a DNS server need not, and mostly may not, read Nodes and ServiceCIDRs.
 pub(super) fn resources(node: &str, keep: Keep) -> Vec<Resource> {
+    if keep.imports {
+        return imports();
+    }
     let routes_only = !keep.names;
     let mut resources = vec![
         Resource {
@@ -78,6 +81,28 @@ pub(super) fn resources(node: &str, keep: Keep) -> Vec<Resource> {
         });
     }
     resources
+}
+
+/// ServiceImports, which few clusters have, and the slices of their endpoints.
+fn imports() -> Vec<Resource> {
+    vec![
+        Resource {
+            kind: Kind::Import,
+            path: "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports",
+            plural: "ServiceImports",
+            labels: None,
+            fields: None,
+            optional: true,
+        },
+        Resource {
+            kind: Kind::Slice,
+            path: "/apis/discovery.k8s.io/v1/endpointslices",
+            plural: "EndpointSlices of ServiceImports",
+            labels: Some("multicluster.kubernetes.io/service-name"),
+            fields: None,
+            optional: false,
+        },
+    ]
 }
 
 /// API groups and resources that are listed and watched, as RBAC names them.
@@ -169,6 +194,12 @@ mod tests {
                 "",
                 "fieldSelector=status.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed"
             ]
+        );
+        let imports = Keep { names: true, imports: true, ..Keep::default() };
+        assert_eq!(selectors(imports), ["", "labelSelector=multicluster.kubernetes.io%2Fservice-name"]);
+        assert_eq!(
+            rights(imports),
+            [("multicluster.x-k8s.io", "serviceimports"), ("discovery.k8s.io", "endpointslices")]
         );
         assert_eq!(resources("", Keep { names: true, ..Keep::default() }).len(), 3);
         let services = &resources("n", Keep::default())[0];

@@ -46,11 +46,14 @@ pub struct Keep {
     pub labels: bool,
     /// Pods.
     pub pods: bool,
+    /// Instead of all else: ServiceImports, as the Services of a cluster of their own, and the slices of
+    /// their endpoints (`multicluster`).
+    pub imports: bool,
 }
 
 impl Keep {
     /// Everything.
-    pub const ALL: Keep = Keep { names: true, pod_names: true, labels: true, pods: true };
+    pub const ALL: Keep = Keep { names: true, pod_names: true, labels: true, pods: true, imports: false };
 }
 
 /// Lists may hold lists, so deep.
@@ -296,9 +299,14 @@ impl File<'_> {
         if (&**api_version, &**kind) == ("v1", "List") {
             return;
         }
+        let imports = self.reader.keep.imports;
         match Kind::of(api_version, kind) {
-            Some(kind) => self.known(at, kind, body),
-            None => self.foreign(at, api_version, kind, body),
+            Some(kind @ Kind::Import) if imports => self.known(at, kind, body),
+            Some(kind @ Kind::Slice) => self.known(at, kind, body),
+            // Who wants all the others is told of them.
+            _ if imports => {}
+            Some(kind) if kind != Kind::Import => self.known(at, kind, body),
+            _ => self.foreign(at, api_version, kind, body),
         }
     }
 
@@ -326,6 +334,7 @@ impl File<'_> {
         };
         let read = match kind {
             Kind::Service => read(body, |wire| context.service(wire), Object::Service),
+            Kind::Import => read(body, |wire| context.import(wire), Object::Service),
             Kind::Slice => read(body, |wire| context.slice(wire), Object::Slice),
             Kind::Node => read(body, |wire| context.node(wire), Object::Node),
             Kind::Namespace => read(body, |wire| context.namespace(wire), Object::Namespace),
@@ -360,11 +369,15 @@ impl File<'_> {
     }
 
     /// Passes over an object of a kind that is not ours, and says so once for each kind.
-    fn foreign(&mut self, at: At<'_>, api_version: &str, kind: &str, body: Body<'_>) {
+    fn foreign(&mut self, at: At<'_>, api_version: &str, name: &str, body: Body<'_>) {
         let noticed = &mut self.reader.kinds_noticed;
-        let kind = format!("{kind} of {api_version}");
+        let kind = format!("{name} of {api_version}");
         if noticed.len() < KINDS_NOTICED_MAX && !noticed.contains(&kind) {
-            let what = format!("objects of kind {kind} are ignored (this notice comes once)");
+            let what = match Kind::of(api_version, name) {
+                None => format!("objects of kind {kind} are ignored (this notice comes once)"),
+                // Not by whoever tells this.
+                Some(_) => format!("objects of kind {kind} are read where `multicluster` asks for them"),
+            };
             noticed.insert(kind);
             self.tell(Severity::Notice, at.document, body.line(at), None, what);
         }

@@ -237,6 +237,26 @@ pub(crate) struct ServiceSpec<'a> {
 
 #[derive(Derive, Default)]
 #[serde(rename_all = "camelCase")]
+pub(crate) struct Import<'a> {
+    #[serde(borrow, default, deserialize_with = "map_or_null")]
+    pub(crate) metadata: Metadata<'a>,
+    #[serde(borrow, default, deserialize_with = "map_or_null")]
+    pub(crate) spec: ImportSpec<'a>,
+}
+
+#[derive(Derive, Default)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ImportSpec<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(crate) kind: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "or_null")]
+    pub(crate) ips: Vec<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "maps_or_null")]
+    pub(crate) ports: Vec<ServicePort<'a>>,
+}
+
+#[derive(Derive, Default)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct ServicePort<'a> {
     #[serde(borrow)]
     pub(crate) name: Option<Text<'a>>,

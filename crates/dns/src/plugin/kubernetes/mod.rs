@@ -17,6 +17,7 @@
 //!     ttl SECONDS
 //!     noendpoints
 //!     zonal
+//!     multicluster ZONE…
 //!     fallthrough [ZONE…]
 //!     ignore empty_service
 //!     startup_timeout DURATION
@@ -31,6 +32,7 @@ mod options;
 pub(crate) use cluster::Known;
 
 use crate::chain::{At, Later, Plugin, Step};
+use crate::cluster::Wanted;
 use crate::corefile::{Error, Line};
 use crate::exchange::{Exchange, Outcome};
 use crate::setup::{BlockSettings, Setting};
@@ -44,6 +46,8 @@ use wire::{Class, Name, Rcode, Reply, Section};
 pub(super) struct Kubernetes {
     pub(super) options: Options,
     cluster: Arc<Shared>,
+    /// The ServiceImports, as a cluster of their own, where there is a zone for them.
+    imports: Option<Arc<Shared>>,
 }
 
 /// The plugin of a block, for those that are set up before it.
@@ -71,8 +75,12 @@ pub(super) fn set_up(setting: &mut Setting<'_>) -> Result<Option<Arc<dyn Plugin>
     let read = options::read(line, setting.block)?;
     let patience = &mut setting.process.startup_patience;
     *patience = (*patience).max(read.startup_timeout);
-    let cluster = setting.world.known.open(&read.wanted, setting.world).map_err(|what| line.error(what))?;
-    let plugin = Arc::new(Kubernetes { options: read.options, cluster });
+    let open =
+        |wanted: &Wanted| setting.world.known.open(wanted, setting.world).map_err(|what| line.error(what));
+    let cluster = open(&read.wanted)?;
+    let multicluster = read.options.zones.iter().any(|zone| zone.multicluster);
+    let imports = multicluster.then(|| open(&read.wanted.of_imports())).transpose()?;
+    let plugin = Arc::new(Kubernetes { options: read.options, cluster, imports });
     // A block has one, so it is set once.
     let _ = setting.block.kubernetes.0.set(plugin.clone());
     Ok(Some(plugin))
@@ -129,7 +137,9 @@ impl Plugin for Kubernetes {
         if asked.question.class != Class::IN {
             return Step::Pass;
         }
-        match names::answer(&zone, &self.options, &asked.question, reply) {
+        let imports = self.imports.as_ref().map(|imports| imports.zone());
+        let imports = imports.as_ref().map(|zone| &***zone);
+        match names::answer(&zone, imports, &self.options, &asked.question, reply) {
             names::Outcome::Elsewhere(target) => {
                 exchange.note(at.index, Target(*target));
                 Step::Later
@@ -169,7 +179,9 @@ impl Plugin for Kubernetes {
     }
 
     fn zone_records(&self, zone: &Name) -> Option<Vec<Record>> {
-        records(|take| names::transfer(&self.cluster.zone(), &self.options, zone, take))
+        let imports = self.imports.as_ref().map(|imports| imports.zone());
+        let imports = imports.as_ref().map(|zone| &***zone);
+        records(|take| names::transfer(&self.cluster.zone(), imports, &self.options, zone, take))
     }
 
     fn describe(&self, exchange: &mut Exchange) {
@@ -192,5 +204,6 @@ impl Plugin for Kubernetes {
 
     fn is_ready(&self) -> bool {
         self.cluster.zone().is_synced()
+            && self.imports.as_ref().is_none_or(|imports| imports.zone().is_synced())
     }
 }

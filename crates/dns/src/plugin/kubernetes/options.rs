@@ -104,7 +104,17 @@ impl Read {
                 }
                 options.ignore_empty = true;
             }
-            "multicluster" => return Err(option.error("this option is not built")),
+            "multicluster" => {
+                for (word, zone) in option.at_least_one()?.iter().zip(origins(&option.args, &[])?) {
+                    if !options.zones.iter().any(|of| of.name == zone.lowercase()) {
+                        return Err(word.error("not among the zones of this kubernetes"));
+                    }
+                    // The zones below it are the same.
+                    for of in options.zones.iter_mut().filter(|of| of.name.is_in(&zone)) {
+                        of.multicluster = true;
+                    }
+                }
+            }
             _ => return Ok(false),
         }
         Ok(true)

@@ -6,6 +6,7 @@
 //! leaves nothing sensible to serve (no name, a ClusterIP that is none). Every such decision is a
 //! [`Complaint`].
 
+mod import;
 mod node;
 mod service;
 mod slice;
@@ -32,6 +33,8 @@ const LABEL_MAX: usize = 63;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Service,
+    /// A ServiceImport, which is a Service of another set.
+    Import,
     Slice,
     Node,
     Namespace,
@@ -44,6 +47,7 @@ impl Kind {
     pub(crate) fn of(api_version: &str, kind: &str) -> Option<Kind> {
         Some(match (api_version, kind) {
             ("v1", "Service") => Kind::Service,
+            ("multicluster.x-k8s.io/v1alpha1", "ServiceImport") => Kind::Import,
             ("discovery.k8s.io/v1", "EndpointSlice") => Kind::Slice,
             ("v1", "Node") => Kind::Node,
             ("v1", "Namespace") => Kind::Namespace,
@@ -57,6 +61,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Service => "Service",
+            Kind::Import => "ServiceImport",
             Kind::Slice => "EndpointSlice",
             Kind::Node => "Node",
             Kind::Namespace => "Namespace",
@@ -66,7 +71,7 @@ impl Kind {
     }
 
     fn is_namespaced(self) -> bool {
-        matches!(self, Kind::Service | Kind::Slice | Kind::Pod)
+        matches!(self, Kind::Service | Kind::Import | Kind::Slice | Kind::Pod)
     }
 
     /// How messages call an object: `Service shop/web`.
@@ -82,7 +87,7 @@ impl Kind {
     pub(crate) fn key(self, namespace: Option<&str>, name: &str) -> ObjectKey {
         let full = || ObjectName::new(namespace.unwrap_or(DEFAULT_NAMESPACE), name);
         match self {
-            Kind::Service => ObjectKey::Service(full()),
+            Kind::Service | Kind::Import => ObjectKey::Service(full()),
             Kind::Slice => ObjectKey::Slice(full()),
             Kind::Pod => ObjectKey::Pod(full()),
             Kind::Node => ObjectKey::Node(name.into()),

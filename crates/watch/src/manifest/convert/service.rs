@@ -36,7 +36,7 @@ impl Context<'_> {
             load_balancer_ips,
             other_ingress,
             source_ranges,
-            ports: self.service_ports(spec, &kind),
+            ports: self.service_ports(&spec.ports, &kind),
             affinity_seconds: self.affinity(spec),
             external_policy,
             internal_policy: self.policy("spec.internalTrafficPolicy", &spec.internal_traffic_policy),
@@ -175,9 +175,13 @@ impl Context<'_> {
         (ranges.into(), balanced)
     }
 
-    fn service_ports(&mut self, spec: &ServiceSpec<'_>, kind: &ServiceKind) -> Box<[model::ServicePort]> {
-        let mut ports: Vec<model::ServicePort> = Vec::with_capacity(spec.ports.len());
-        for (i, wire) in spec.ports.iter().enumerate() {
+    pub(super) fn service_ports(
+        &mut self,
+        wires: &[ServicePort<'_>],
+        kind: &ServiceKind,
+    ) -> Box<[model::ServicePort]> {
+        let mut ports: Vec<model::ServicePort> = Vec::with_capacity(wires.len());
+        for (i, wire) in wires.iter().enumerate() {
             let Some(port) = self.service_port(i, wire, kind) else { continue };
             let same = |other: &&model::ServicePort| {
                 other.protocol == port.protocol && (other.name == port.name || other.port == port.port)

@@ -4,20 +4,34 @@ use super::{Context, Converted, SUBDOMAIN_MAX, said, special};
 use crate::Keep;
 use crate::manifest::time;
 use crate::manifest::wire::{self, TRIGGER_ANNOTATION};
-use model::{Conditions, Endpoint, Family, Hints, Identity, Name, Place, Slice, SlicePort};
+use model::{Conditions, Endpoint, Family, Hints, Identity, Name, Place, SOURCE_CLUSTER, Slice, SlicePort};
 use std::sync::Arc;
 
 /// The label that says whose endpoints these are.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// The same for the endpoints of a ServiceImport. One slice may have both.
+const IMPORT_NAME_LABEL: &str = "multicluster.kubernetes.io/service-name";
 
 impl Context<'_> {
     /// Reads an EndpointSlice. Slices of host names and slices of no Service are not for us.
     pub(crate) fn slice(&mut self, wire: &wire::Slice<'_>) -> Converted<Slice> {
         let wire::Slice { metadata, address_type, ports, endpoints } = wire;
         let name = self.object_name(metadata, SUBDOMAIN_MAX)?;
-        let Some(service) = metadata.labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty()) else {
-            self.notice(format!("no label {SERVICE_NAME_LABEL}: the endpoints of no Service; ignored"));
+        let label = |key| metadata.labels.get(key).filter(|name| !name.is_empty());
+        let ours = if self.keep.imports { IMPORT_NAME_LABEL } else { SERVICE_NAME_LABEL };
+        let Some(service) = label(ours) else {
+            if !self.keep.imports && label(IMPORT_NAME_LABEL).is_none() {
+                self.notice(format!("no label {SERVICE_NAME_LABEL}: the endpoints of no Service; ignored"));
+            }
             return Ok(None);
+        };
+        let annotations = match self.keep.imports {
+            true => label(SOURCE_CLUSTER)
+                .map(|cluster| (self.names.word(SOURCE_CLUSTER), self.names.word(cluster)))
+                .into_iter()
+                .collect(),
+            false => self.our_annotations(&metadata.annotations),
         };
         let family = match said(address_type) {
             Some("IPv4") => Family::V4,
@@ -36,7 +50,7 @@ impl Context<'_> {
             family,
             ports: self.slice_ports(ports),
             endpoints: self.endpoints(endpoints, family),
-            annotations: self.our_annotations(&metadata.annotations),
+            annotations,
         }))
     }
 

@@ -162,6 +162,14 @@ impl Plane {
         }
     }
 
+    /// How many rules of ours each table of iptables has, in mode iptables.
+    pub fn rule_counts(&self) -> Vec<iptables::RuleCount> {
+        match self {
+            Plane::Nftables(_) | Plane::Ipvs(_) => Vec::new(),
+            Plane::Iptables(plane) => plane.rule_counts(),
+        }
+    }
+
     /// Forgets flows that have gone stale, and says how many.
     pub fn forget(&mut self, suspects: &Suspects, node: &NodeRules) -> Result<usize, Error> {
         conntrack::forget(suspects, node)

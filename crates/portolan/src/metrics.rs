@@ -6,6 +6,7 @@
 
 use aside::{Aside, Turn, Why};
 use dataplane::Mode;
+use dataplane::iptables::{RuleCount, Table};
 use model::Family;
 use plan::{Delta, FrontendKind, ServiceRules, Target};
 use std::time::{Duration, SystemTime};
@@ -21,9 +22,17 @@ pub(crate) struct OfFamily {
     last_queued: Gauge,
     programming: Histogram,
     failures: Counter,
+    iptables: Option<OfIptables>,
     no_local: [Gauge; 2],
     flows: Counter,
     flows_took: Histogram,
+}
+
+/// And in mode iptables only.
+struct OfIptables {
+    partial_failures: Counter,
+    /// Of nat and of filter: all rules, and those that the last sync wrote.
+    rules: [[Gauge; 2]; 2],
 }
 
 /// All that the daemon counts.
@@ -169,6 +178,9 @@ impl Metrics {
                 true => of.last.set(now),
                 false => of.failures.increment(),
             }
+            if let (Some(iptables), Sync::Partial { .. }, false) = (&of.iptables, sync, worked) {
+                iptables.partial_failures.increment();
+            }
         }
     }
 
@@ -183,6 +195,18 @@ impl Metrics {
         self.steps.add((report.steps + report.program.len()) as u64);
         self.commits.add(report.commits as u64);
         self.refused.add(report.failures.iter().filter(|(owner, _)| owner.is_some()).count() as u64);
+    }
+
+    /// So many rules of ours are in the tables of iptables.
+    pub(crate) fn rules(&self, counts: &[RuleCount]) {
+        for RuleCount { family, table, total, last } in counts {
+            let of = self.families.iter().filter(|of| of.family == *family);
+            for of in of.filter_map(|of| of.iptables.as_ref()) {
+                let [total_gauge, last_gauge] = &of.rules[usize::from(*table == Table::Filter)];
+                total_gauge.count(*total);
+                last_gauge.count(*last);
+            }
+        }
     }
 
     /// Our tables had been changed by others.
@@ -230,6 +254,33 @@ pub(crate) enum Sync {
         /// How long the first of the changes had been in hand.
         waited: Duration,
     },
+}
+
+impl OfIptables {
+    fn new(registry: &Registry, family: &str) -> OfIptables {
+        let rules = |table| {
+            let labels = [("ip_family", family), ("table", table)];
+            let gauge = |name, help| registry.gauge(name, help, &labels);
+            [
+                gauge(
+                    "kubeproxy_sync_proxy_rules_iptables_total",
+                    "[ALPHA] Total number of iptables rules owned by kube-proxy",
+                ),
+                gauge(
+                    "kubeproxy_sync_proxy_rules_iptables_last",
+                    "[ALPHA] Number of iptables rules written by kube-proxy in last sync",
+                ),
+            ]
+        };
+        OfIptables {
+            partial_failures: registry.counter(
+                "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total",
+                "[ALPHA] Cumulative proxy iptables partial restore failures",
+                &[("ip_family", family)],
+            ),
+            rules: [rules("nat"), rules("filter")],
+        }
+    }
 }
 
 impl OfFamily {
@@ -289,6 +340,7 @@ impl OfFamily {
                 &programming_bounds(),
             ),
             failures,
+            iptables: (mode == Mode::Iptables).then(|| OfIptables::new(registry, &name)),
             no_local: [no_local("internal"), no_local("external")],
             flows: registry.counter(
                 "kubeproxy_conntrack_reconciler_deleted_entries_total",

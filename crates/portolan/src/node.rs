@@ -103,11 +103,14 @@ pub(crate) fn prepare(
     hostname: Option<&str>,
     preferred: &[Mode],
 ) -> Result<Prepared, Error> {
-    let Loaded { typed, configuration, ours } = loaded;
+    let Loaded { mut typed, configuration, ours } = loaded;
     let node_name = match hostname.or(configuration.hostname_override.as_deref()) {
         Some(name) => name.trim().to_lowercase(),
         None => self::hostname()?,
     };
+    if hostname.is_some() {
+        typed.hostname_override.clone_from(&node_name);
+    }
     let options = plane_options(&configuration, &ours);
     let mode = choose_mode(mode.unwrap_or(configuration.mode), preferred, &options)?;
     let settings =

@@ -129,8 +129,8 @@ impl Told {
             "/configz" => {
                 Response::json(200, self.configuration.clone()).with("X-Content-Type-Options", "nosniff")
             }
-            "/flagz" => plain(page("flagz", &self.flags)),
-            "/statusz" => plain(page("statusz", &format!("\n{}", self.status()))),
+            "/flagz" => Response::text(200, page("flagz", &self.flags)),
+            "/statusz" => Response::text(200, page("statusz", &format!("\n{}", self.status()))),
             _ => Response::not_found(),
         }
     }
@@ -157,6 +157,11 @@ impl Told {
         let asked = asked.get();
         let labels = "name=\"ping\",status=\"success\",type=\"healthz\"";
         let _ = writeln!(text, "kubernetes_healthchecks_total{{{labels}}} {asked}");
+        if let Some(start_s) = process::start_s() {
+            let help = "[ALPHA] Start time of the process since unix epoch in seconds.";
+            telemetry::metrics::head(&mut text, "process_start_time_seconds", help, "gauge");
+            let _ = writeln!(text, "process_start_time_seconds {start_s}");
+        }
         text
     }
 
@@ -175,6 +180,14 @@ impl Told {
     }
 }
 
+/// What kube-proxy shows only where it says something.
+const OMITTED_WHEN_EMPTY: [&str; 4] = [
+    "/windowsRunAsService",
+    "/logging/vmodule",
+    "/logging/options/text/splitStream",
+    "/logging/options/json/splitStream",
+];
+
 /// The configuration as kube-proxy shows it: what holds where nothing was typed, and the periods of the
 /// mode in use only.
 pub(crate) fn configuration(mut typed: Value, mode: Mode) -> String {
@@ -190,6 +203,14 @@ pub(crate) fn configuration(mut typed: Value, mode: Mode) -> String {
             typed[other.name()][period] = "0s".into();
         }
     }
+    for place in OMITTED_WHEN_EMPTY {
+        let is_empty = typed.pointer(place).is_some_and(|value| *value == json!(false) || value.is_null());
+        if let Some((parent, field)) = place.rsplit_once('/').filter(|_| is_empty)
+            && let Some(parent) = typed.pointer_mut(parent).and_then(Value::as_object_mut)
+        {
+            parent.remove(field);
+        }
+    }
     json!({ "kubeproxy.config.k8s.io": typed }).to_string()
 }
 
@@ -202,7 +223,12 @@ fn page(name: &str, text: &str) -> String {
 }
 
 fn prometheus(text: String) -> Response {
-    Response { content_type: "text/plain; version=0.0.4; charset=utf-8", ..Response::text(200, text) }
+    let content_type = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+    let response = Response { content_type, ..Response::text(200, text) };
+    match process::start_s() {
+        Some(start_s) => response.with("Process-Start-Time-Unix", &format!("{start_s:.0}")),
+        None => response,
+    }
 }
 
 /// What is served beside the health: `/healthz` is for load balancers and tells of the node too,

@@ -442,6 +442,7 @@ impl Daemon {
             return false;
         }
         let report = self.plane.apply(&deltas);
+        self.observer.metrics.rules(&self.plane.rule_counts());
         self.publish(&deltas, &report);
         let worked = self.account(&report);
         let sync = Sync::Partial { waited: begin - in_hand };
@@ -477,6 +478,7 @@ impl Daemon {
             publisher.reconciled(&self.cluster, done.as_ref().ok());
         }
         self.observer.reconciled(self.planner.node(), services, begin.elapsed(), worked);
+        self.observer.metrics.rules(&self.plane.rule_counts());
         let report = match done {
             Ok(report) => report,
             Err(error) => {

@@ -50,6 +50,7 @@ fn pages_of_kube_proxy() {
     assert_eq!(text("/healthz"), "ok");
     assert_eq!(text("/proxyMode"), "nftables");
     assert!(text("/metrics/slis").contains("kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1"));
+    assert!(bench.curl(&format!("{METRICS}/metrics")).contains("\r\nProcess-Start-Time-Unix: "));
     assert!(text("/statusz").contains("Started= 20"));
     assert!(text("/flagz").contains("--hostname-override\n"));
     let configuration: Value = serde_json::from_str(&text("/configz")).expect("JSON");

@@ -27,6 +27,14 @@ fn tables(bench: &Bench, kind: &str) -> Vec<String> {
     lines
 }
 
+/// How many rules for IPv4 the metrics tell of.
+fn counted(bench: &Bench) -> usize {
+    let name = "kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv4\",";
+    let metrics = bench.curl("http://127.0.0.1:10249/metrics");
+    let counts = metrics.lines().filter_map(|line| line.strip_prefix(name)?.split(' ').next_back());
+    counts.filter_map(|count| count.parse::<usize>().ok()).sum()
+}
+
 fn churn(kind: &str) {
     let mut bench = bench(kind, 4);
     bench.start();
@@ -68,6 +76,8 @@ fn vandals(kind: &str) {
     bench.until("all is written", |bench| tables(bench, kind).iter().any(|line| line.contains(last)));
     let before = tables(&bench, kind);
     assert!(before.iter().filter(|line| line.contains("-j DNAT")).count() == 3, "{before:#?}");
+    let rules = before.iter().filter(|line| line.starts_with("-A")).count();
+    bench.until("all rules are counted", |bench| counted(bench) == rules);
     // A restart changes nothing.
     bench.kill();
     bench.start();

@@ -196,6 +196,9 @@ fn called_kube_proxy_it_is_that_program() {
     );
     let configz = cluster.bench.curl("http://127.0.0.1:10249/configz");
     assert!(configz.contains("\"clusterCIDR\":\"10.244.0.0/16\""), "{configz}");
+    // The flag counts beside the file; what kube-proxy leaves out where it says nothing is left out.
+    assert!(configz.contains("\"hostnameOverride\":\"node-a\""), "{configz}");
+    assert!(!configz.contains("splitStream") && !configz.contains("windowsRunAsService"), "{configz}");
     // Any change of the file ends it with an error, and what is routed stays routed.
     std::fs::write(&file, configuration("oomScoreAdj: -998\n")).expect("it is ours");
     assert_eq!(cluster.bench.ended(), Some(1));

@@ -9,6 +9,7 @@
 mod error;
 mod format;
 mod kernel;
+mod kinds;
 mod run;
 mod setup;
 mod subject;
@@ -16,6 +17,7 @@ mod verdict;
 
 pub use error::Error;
 pub use format::{Block, Scenario, Step, rewrite};
+pub use kinds::iptables_rules;
 pub use run::{Answers, Order, Report, Way, run};
 pub use setup::NODE;
 pub use verdict::{Expectation, Expected, Mode, SourceSeen};

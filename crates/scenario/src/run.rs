@@ -182,6 +182,21 @@ fn tell(scenario: &Scenario, mode: Mode, way: Way, report: &mut Report) {
     }
 }
 
+/// Shows the plan after each step, in a mode that the scenario holds for.
+pub(crate) fn plans(scenario: &Scenario, mode: Mode, mut look: impl FnMut(&Rules)) {
+    let holds = setup::modes(scenario).is_ok_and(|modes| modes.contains(&mode));
+    let Some(setup) = setup::setup(scenario, mode).ok().filter(|_| holds) else { return };
+    let nodes = setup.nodes.clone();
+    let mut story = Story::new(scenario, mode, Order::Forward, setup);
+    story.change(nodes.into_iter().map(Change::Apply).collect());
+    // What is wrong is told by those who run it.
+    let mut report = Report::default();
+    for step in &scenario.steps {
+        story.step(step, &mut report);
+        look(&story.rules(&mut report));
+    }
+}
+
 /// What a change of the cluster changed in the plan.
 #[derive(Default)]
 pub(crate) struct News {

@@ -3,7 +3,8 @@
 
 use lab::Host;
 use libtest_mimic::{Arguments, Failed, Trial};
-use scenario::{Answers, Order, Scenario, Way, rewrite, run};
+use scenario::{Answers, Order, Scenario, Way, iptables_rules, rewrite, run};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs, io};
@@ -28,6 +29,21 @@ const REVERSED_IN_MACHINE: [&str; 8] = [
     "terminating",
     "terminating-local",
     "two-services-one-endpoint",
+];
+
+/// The scenarios that are run by iptables in the machine beside those: with them, each kind of rule of that
+/// mode is there. The host runs all of them by both kinds of iptables.
+const IPTABLES_IN_MACHINE: [&str; 10] = [
+    "affinity",
+    "external-policy-local-elsewhere",
+    "internal-policy-local",
+    "masquerade-all",
+    "masquerade-bridge",
+    "masquerade-interface-prefix",
+    "no-endpoints",
+    "service-cidr",
+    "source-ranges",
+    "udp-v6",
 ];
 
 /// The scenario for which the host's kernel may have no sockets.
@@ -56,9 +72,8 @@ fn main() -> ExitCode {
     for path in &paths {
         let scenario = path.file_stem().unwrap_or_default().to_string_lossy();
         let named = REVERSED_IN_MACHINE.contains(&&*scenario);
-        // Mode iptables, too: the host runs all of them by both kinds, but it has no SCTP.
         let left_out = |way: &Way| match way.answers {
-            Answers::Iptables(_) => !named && scenario != SCTP,
+            Answers::Iptables(_) => !is_by_iptables_in_machine(&scenario),
             _ => !named && way.order == Order::Reversed,
         };
         for way in ways.iter().copied().filter(|way| !(in_machine && left_out(way))) {
@@ -68,14 +83,20 @@ fn main() -> ExitCode {
     }
     let known = |name: &&str| paths.iter().any(|path| path.file_stem().is_some_and(|stem| stem == *name));
     assert!(
-        REVERSED_IN_MACHINE.iter().chain([&SCTP]).all(known),
-        "a scenario to be reversed has another name now"
+        REVERSED_IN_MACHINE.iter().chain(&IPTABLES_IN_MACHINE).chain([&SCTP]).all(known),
+        "a scenario that is named here has another name now"
     );
+    let all = paths.clone();
+    trials.push(Trial::test("rules-of-the-machine", move || rules_of_the_machine(&all)));
     trials.push(Trial::test("enough-flows", move || enough_flows(&paths)));
     if in_machine {
         trials.push(Trial::test("sctp", has_sctp));
     }
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn is_by_iptables_in_machine(scenario: &str) -> bool {
+    REVERSED_IN_MACHINE.iter().chain(&IPTABLES_IN_MACHINE).chain([&SCTP]).any(|name| *name == scenario)
 }
 
 fn scenario_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
@@ -103,6 +124,27 @@ fn check(path: &Path, way: Way) -> Result<(), Failed> {
 /// Flows over SCTP are tried where the kernel has it, and the machine's must.
 fn has_sctp() -> Result<(), Failed> {
     if Host::new("sctp")?.has_sctp() { Ok(()) } else { Err("the machine's kernel has no SCTP".into()) }
+}
+
+/// The scenarios that the machine runs by iptables have a rule of every kind that there is in any.
+fn rules_of_the_machine(paths: &[PathBuf]) -> Result<(), Failed> {
+    let (mut all, mut run) = (BTreeMap::new(), BTreeSet::new());
+    for path in paths {
+        let scenario = Scenario::read(path)?;
+        let kinds = iptables_rules(&scenario);
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if is_by_iptables_in_machine(&name) {
+            run.extend(kinds.iter().cloned());
+        }
+        kinds.into_iter().for_each(|kind| all.entry(kind).or_insert_with(Vec::new).push(name.clone()));
+    }
+    all.retain(|kind, _| !run.contains(kind));
+    let told: Vec<String> =
+        all.iter().map(|(kind, names)| format!("{kind}   ({})", names.join(", "))).collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    Err(format!("no scenario of the machine has these rules of iptables:\n{}", told.join("\n")).into())
 }
 
 fn enough_flows(paths: &[PathBuf]) -> Result<(), Failed> {

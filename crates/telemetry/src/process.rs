@@ -19,7 +19,8 @@ pub fn write(text: &mut String) {
     let bytes = |field| kilobytes(field).map(|kilobytes| kilobytes * 1024.0);
     let stat = Stat::read();
     let open = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as f64);
-    let samples: [(&str, &str, &str, Option<f64>); 7] = [
+    let [received, sent] = network_bytes();
+    let samples: [(&str, &str, &str, Option<f64>); 10] = [
         (
             "process_cpu_seconds_total",
             "Total user and system CPU time spent in seconds.",
@@ -27,7 +28,25 @@ pub fn write(text: &mut String) {
             stat.as_ref().map(|stat| stat.cpu_s),
         ),
         ("process_open_fds", "Number of open file descriptors.", "gauge", open),
-        ("process_max_fds", "Maximum number of open file descriptors.", "gauge", files_max()),
+        ("process_max_fds", "Maximum number of open file descriptors.", "gauge", limit("Max open files")),
+        (
+            "process_network_receive_bytes_total",
+            "Number of bytes received by the process over the network.",
+            "counter",
+            received,
+        ),
+        (
+            "process_network_transmit_bytes_total",
+            "Number of bytes sent by the process over the network.",
+            "counter",
+            sent,
+        ),
+        (
+            "process_virtual_memory_max_bytes",
+            "Maximum amount of virtual memory available in bytes.",
+            "gauge",
+            limit("Max address space"),
+        ),
         ("process_resident_memory_bytes", "Resident memory size in bytes.", "gauge", bytes("VmRSS")),
         ("process_virtual_memory_bytes", "Virtual memory size in bytes.", "gauge", bytes("VmSize")),
         (
@@ -40,7 +59,7 @@ pub fn write(text: &mut String) {
             "process_start_time_seconds",
             "Start time of the process since unix epoch in seconds.",
             "gauge",
-            stat.and_then(|stat| Some(boot_s()? + stat.start_s)),
+            start_s(),
         ),
     ];
     for (name, help, kind, value) in samples {
@@ -49,6 +68,11 @@ pub fn write(text: &mut String) {
             let _ = writeln!(text, "{name} {value}");
         }
     }
+}
+
+/// When we were started, in seconds since 1970.
+pub fn start_s() -> Option<f64> {
+    Some(boot_s()? + Stat::read()?.start_s)
 }
 
 /// What `/proc/self/stat` tells.
@@ -75,10 +99,26 @@ fn boot_s() -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
 
-fn files_max() -> Option<f64> {
+/// A soft limit.
+fn limit(name: &str) -> Option<f64> {
     let text = fs::read_to_string("/proc/self/limits").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(u64::MAX as f64),
+        number => number.parse().ok(),
+    }
+}
+
+/// What came and went by IP, in all of our network namespace: on a node, all of it. So Prometheus'
+/// own clients have it.
+fn network_bytes() -> [Option<f64>; 2] {
+    let text = fs::read_to_string("/proc/self/net/netstat").unwrap_or_default();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("IpExt: "));
+    let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    ["InOctets", "OutOctets"].map(|wanted| {
+        let mut fields = names.split(' ').zip(values.split(' '));
+        fields.find(|(name, _)| *name == wanted).and_then(|(_, value)| value.parse().ok())
+    })
 }
 
 #[cfg(test)]
@@ -89,7 +129,7 @@ mod tests {
     fn all_of_them_are_there() {
         let mut text = String::new();
         write(&mut text);
-        assert_eq!(text.lines().filter(|line| line.starts_with("process_")).count(), 7, "{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("process_")).count(), 10, "{text}");
         let number = |name: &str| -> f64 {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             line.and_then(|value| value.parse().ok()).expect(name)

@@ -39,6 +39,8 @@ pub(super) struct Writer {
     pub(super) text: String,
     pub(super) lines: usize,
     pub(super) steps: usize,
+    /// Lines that are no declarations.
+    pub(super) rules: usize,
     pub(super) effects: Vec<Effect>,
     put: HashSet<(Gate, u64)>,
     taken: HashSet<(Gate, u64)>,
@@ -76,7 +78,9 @@ impl Writer {
         if !new {
             return;
         }
-        self.lines += step.write(&mut self.text, self.comments);
+        let lines = step.write(&mut self.text, self.comments);
+        self.lines += lines;
+        self.rules += lines;
         self.steps += 1;
         let comment = |rule: &Rule| rule.comment.clone().filter(|_| self.comments);
         let effect = match step {

@@ -38,6 +38,19 @@ pub struct Refusal {
     pub in_general: bool,
 }
 
+/// How many rules of ours one table has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleCount {
+    /// The family.
+    pub family: Family,
+    /// nat or filter.
+    pub table: Table,
+    /// All of them.
+    pub total: usize,
+    /// So many were written in the last sync.
+    pub last: usize,
+}
+
 /// What takes text, piece by piece.
 pub type Sink<'a> = &'a mut dyn FnMut(&str);
 
@@ -61,6 +74,8 @@ pub struct Half<T> {
     wanted: Wanted,
     cluster_ips: ClusterIps,
     endpoints: usize,
+    /// How many rules were written in the last sync, to nat and to filter.
+    written: [usize; 2],
 }
 
 impl<T: Tables> Half<T> {
@@ -74,6 +89,7 @@ impl<T: Tables> Half<T> {
             wanted: Wanted::new(),
             cluster_ips: ClusterIps::default(),
             endpoints: 0,
+            written: [0; 2],
         }
     }
 
@@ -120,6 +136,7 @@ impl<T: Tables> Half<T> {
         services: impl Iterator<Item = &'a ServiceRules> + Clone,
     ) -> Result<Report, Error> {
         let mut report = Report::default();
+        self.written = [0; 2];
         self.options = options;
         let mut strays = self.read()?;
         self.install(&mut report)?;
@@ -165,6 +182,7 @@ impl<T: Tables> Half<T> {
     /// Takes in how Services' rules changed.
     pub fn apply(&mut self, deltas: &[Delta]) -> Report {
         let mut report = Report::default();
+        self.written = [0; 2];
         for delta in deltas {
             delta.after.iter().for_each(|rules| self.count(rules, true));
             delta.before.iter().for_each(|rules| self.count(rules, false));
@@ -202,6 +220,13 @@ impl<T: Tables> Half<T> {
     /// How many chains and lines of Services the tables hold, as far as we know.
     pub fn size(&self) -> usize {
         self.has.chains.len() + self.has.lines.len()
+    }
+
+    /// How many rules of ours are in the tables, and how many of them the last sync wrote.
+    pub fn rule_counts(&self) -> [RuleCount; 2] {
+        let [nat, filter] = self.written;
+        let of = |table, last| RuleCount { family: self.family, table, total: self.has.rules(table), last };
+        [of(Table::Nat, nat), of(Table::Filter, filter)]
     }
 
     /// Reads what the tables hold, and returns all lines in gates.
@@ -440,7 +465,7 @@ impl<T: Tables> Half<T> {
         anew: &BTreeSet<Gate>,
         report: &mut Report,
     ) -> Result<(), Attempted> {
-        let Half { family, tables, options, has, wanted, cluster_ips, endpoints } = self;
+        let Half { family, tables, options, has, wanted, cluster_ips, endpoints, written } = self;
         let drafter = Drafter { family: *family, options, has, wanted, part, anew };
         let anew_here: Vec<Gate> = anew.iter().copied().filter(|gate| drafter.rewrites(*gate)).collect();
         let is_idle = |index: &usize| works.get(*index).is_none_or(|work| drafter.is_idle(work));
@@ -481,6 +506,7 @@ impl<T: Tables> Half<T> {
             Ok(()) => {
                 report.commits += 1;
                 report.steps += writer.steps;
+                written[usize::from(table == Table::Filter)] += writer.rules;
                 for effect in writer.effects {
                     has.note(effect);
                 }

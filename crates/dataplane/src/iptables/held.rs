@@ -37,19 +37,29 @@ pub(super) struct Held {
 /// What is left over in the tables.
 pub(super) type Strays = HashMap<(Gate, u64), Rule>;
 
+/// The lowest bits of a chain's fingerprint are how many rules it has, up to this.
+const RULES_MAX: u64 = 0xffff;
+
+/// What is in a chain.
 pub(super) fn fingerprint(rules: &[Rule]) -> u64 {
     rules.iter().fold(0, next_fingerprint)
 }
 
 fn next_fingerprint(before: u64, rule: &Rule) -> u64 {
+    let count = (before & RULES_MAX) + 1;
+    hash(before, rule) & !RULES_MAX | count.min(RULES_MAX)
+}
+
+/// What one line is.
+pub(super) fn line_print(rule: &Rule) -> u64 {
+    hash(0, rule)
+}
+
+fn hash(before: u64, rule: &Rule) -> u64 {
     let mut hasher = DefaultHasher::new();
     before.hash(&mut hasher);
     rule.hash(&mut hasher);
     hasher.finish()
-}
-
-pub(super) fn line_print(rule: &Rule) -> u64 {
-    next_fingerprint(0, rule)
 }
 
 /// What a step does to what we know.
@@ -90,6 +100,19 @@ impl Held {
         let same_lines = self.lines.len() == other.lines.len()
             && self.lines.keys().all(|key| other.lines.contains_key(key));
         self.crooked.is_empty() && self.chains == other.chains && same_lines && same_ends && whole
+    }
+
+    /// How many rules of ours a table has.
+    pub(super) fn rules(&self, table: Table) -> usize {
+        let of_services: u64 = match table {
+            Table::Nat => self.chains.values().map(|print| print & RULES_MAX).sum(),
+            Table::Filter | Table::Mangle => 0,
+        };
+        let gates = |gate: &Gate| gate.place().0 == table;
+        let lines = self.lines.keys().filter(|(gate, _)| gates(gate)).count();
+        let last = self.last.iter().filter(|(gate, _)| gates(gate)).map(|(_, rules)| rules.len());
+        let program = self.program.iter().filter(|((of, _), _)| *of == table).map(|(_, rules)| rules.len());
+        usize::try_from(of_services).unwrap_or(usize::MAX) + lines + last.chain(program).sum::<usize>()
     }
 
     pub(super) fn take(&mut self, table: Table, saved: Saved<'_>, strays: &mut Strays) {

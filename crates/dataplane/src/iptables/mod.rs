@@ -22,7 +22,7 @@ mod tests;
 mod variant;
 mod walk;
 
-pub use half::{Half, Refusal, Saved, Sink, Tables};
+pub use half::{Half, Refusal, RuleCount, Saved, Sink, Tables};
 pub use image::{Gate, Image, Options};
 pub use kernel::{Kernel, Seal};
 pub use name::{Chain, Hook, Kind, Table};

@@ -1,6 +1,6 @@
 //! The whole plane: both families, and noticing when somebody else changed what is ours.
 
-use super::half::Half;
+use super::half::{Half, RuleCount};
 use super::image::{Image, Options};
 use super::kernel::{Kernel, Seal};
 use super::show::services;
@@ -189,6 +189,11 @@ impl Plane {
     /// Reads what the kernel holds, one image for each family; `None` where there is nothing of ours.
     pub fn read(&mut self) -> Result<Vec<(Family, Option<Image>)>, Error> {
         self.halves.iter_mut().map(|half| Ok((half.family(), half.image()?))).collect()
+    }
+
+    /// How many rules of ours each table has, and how many the last sync wrote.
+    pub fn rule_counts(&self) -> Vec<RuleCount> {
+        self.halves.iter().flat_map(Half::rule_counts).collect()
     }
 
     /// What decides the tables beside the Services.

@@ -138,7 +138,10 @@ impl Plugin for Loop {
         tokio::spawn(async move {
             let until = Instant::now() + TRY_FOR;
             while Instant::now() < until && !self.off.load(Ordering::Relaxed) {
-                if self.ask_ourselves(address).await.is_ok() {
+                // What was answered without us the configuration before us has answered: a reload is
+                // not yet in force when its plugins start.
+                let answered = self.ask_ourselves(address).await.is_ok();
+                if answered && self.seen.load(Ordering::Relaxed) > 0 {
                     sleep(LAST_LOOK).await;
                     break;
                 }

@@ -2,6 +2,7 @@
 
 use crate::chain::{Chain, Progress, Routes, Sent};
 use crate::exchange::{Exchange, From, Outcome};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Instant;
 use wire::{Compressor, Envelope, HEADER_BYTES, Header, Question, Refusal};
@@ -92,6 +93,21 @@ impl Desk {
     }
 }
 
+thread_local! {
+    /// The desk of a thread that serves many connections in turns. A connection that is idle keeps none.
+    static SHARED: Cell<Option<Box<Desk>>> = const { Cell::new(None) };
+}
+
+/// Does something at the thread's own desk. Nothing in there may wait.
+pub(crate) fn at_desk<T>(work: impl FnOnce(&mut Desk) -> T) -> T {
+    let mut desk = SHARED.take().unwrap_or_else(|| Box::new(Desk::new(Instant::now())));
+    let done = work(&mut desk);
+    // A zone that was transferred is as large as it likes.
+    desk.exchange.more = Vec::new();
+    SHARED.set(Some(desk));
+    done
+}
+
 impl Pending {
     /// Waits for the answer. False where there is none.
     pub(crate) async fn wait(self: Box<Self>, out: &mut Vec<u8>) -> bool {
@@ -124,18 +140,18 @@ pub(crate) async fn answer_wholly(
     mut rest: impl FnMut(&[u8]),
 ) -> Option<Vec<u8>> {
     let (mut answer, now) = (Vec::new(), Instant::now());
-    let pending = {
-        let mut desk = Desk::new(now);
-        match desk.answer(bytes, from, now, routes, &mut answer) {
-            Answered::Now => {
-                desk.more(rest);
-                return Some(answer);
-            }
-            Answered::Never => return None,
-            Answered::Later(pending) => pending,
+    let answered = at_desk(|desk| {
+        let answered = desk.answer(bytes, from, now, routes, &mut answer);
+        if matches!(answered, Answered::Now) {
+            desk.more(&mut rest);
         }
-    };
-    pending.wait_for_all(&mut answer, &mut rest).await.then_some(answer)
+        answered
+    });
+    match answered {
+        Answered::Now => Some(answer),
+        Answered::Never => None,
+        Answered::Later(pending) => pending.wait_for_all(&mut answer, &mut rest).await.then_some(answer),
+    }
 }
 
 fn finish(

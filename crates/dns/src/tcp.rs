@@ -7,7 +7,7 @@
 //! time without a question, for the rest of a question, and for taking an answer. There are only so
 //! many connections; a new one beyond that takes the place of the one that has been silent longest.
 
-use crate::answer::{Answered, Desk};
+use crate::answer::{Answered, at_desk};
 use crate::corefile::Scheme;
 use crate::exchange::{From, Transport};
 use crate::secure::Inside;
@@ -35,8 +35,10 @@ const BACKLOG: i32 = 1024;
 const CONNECTIONS_MAX: usize = 2048;
 /// Questions of one connection that wait for an answer.
 const PIPELINE_MAX: usize = 128;
-/// So much is read ahead of what is answered.
+/// So much is read ahead of what is answered, of a client that sends so much at a time.
 const READ_BYTES: usize = 4096;
+/// And of others, so that an idle connection holds next to nothing.
+const READ_BYTES_FIRST: usize = 256;
 /// Answers are sent once there are so many bytes of them, or nothing more to do.
 const WRITE_BYTES: usize = 8 * 1024;
 /// So many times that may wait for a client that does not read.
@@ -264,8 +266,8 @@ impl Visit {
         let identity = self.server.load().identity.clone().filter(|_| self.from.transport != Transport::Tcp);
         let Some(config) = identity.and_then(|identity| identity.config(inside)) else {
             return match self.from.transport {
-                Transport::Https => https::serve(stream, false, self).await,
-                Transport::Grpc => grpc::serve(stream, self).await,
+                Transport::Https => Box::pin(https::serve(stream, false, self)).await,
+                Transport::Grpc => Box::pin(grpc::serve(stream, self)).await,
                 _ => {
                     let (reader, writer) = stream.into_split();
                     serve(reader, writer, &self).await;
@@ -277,16 +279,17 @@ impl Visit {
             self.place.end().await;
             Ok(Err(io::ErrorKind::ConnectionAborted.into()))
         };
-        let Ok(Ok(stream)) = race(agreeing, ending).await else { return };
+        // Each in a box: the room that the largest of them takes is not held all the time.
+        let Ok(Ok(stream)) = Box::pin(race(agreeing, ending)).await else { return };
         match self.from.transport {
             Transport::Https => {
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                https::serve(stream, http2, self).await;
+                Box::pin(https::serve(stream, http2, self)).await;
             }
-            Transport::Grpc => grpc::serve(stream, self).await,
+            Transport::Grpc => Box::pin(grpc::serve(stream, self)).await,
             _ => {
                 let (reader, writer) = tokio::io::split(stream);
-                serve(reader, writer, &self).await;
+                Box::pin(serve(reader, writer, &self)).await;
             }
         }
     }
@@ -311,7 +314,6 @@ async fn serve(
         server,
         answers,
         waiting: Arc::new(Semaphore::new(PIPELINE_MAX)),
-        desk: Desk::new(Instant::now()),
         timeouts,
         queries_left: limits.queries,
     };
@@ -338,7 +340,6 @@ struct Asker<'s, R> {
     server: &'s Arc<ArcSwap<Server>>,
     answers: mpsc::Sender<Vec<u8>>,
     waiting: Arc<Semaphore>,
-    desk: Desk,
     timeouts: Timeouts,
     /// The connection ends after so many.
     queries_left: u64,
@@ -348,11 +349,13 @@ impl<R: AsyncRead + Unpin> Asker<'_, R> {
     /// Reads and answers questions until there are no more.
     async fn read_all(&mut self, asked: &(dyn Fn() + Sync)) {
         let mut buffer: Vec<u8> = Vec::new();
+        let mut room = READ_BYTES_FIRST;
         loop {
             let patience = if buffer.is_empty() { self.timeouts.idle } else { self.timeouts.read };
-            buffer.reserve(READ_BYTES);
+            buffer.reserve(room);
             match timeout(patience, self.reader.read_buf(&mut buffer)).await {
-                Ok(Ok(1..)) => {}
+                Ok(Ok(read @ 1..)) if read >= room => room = READ_BYTES,
+                Ok(Ok(1..)) => room = READ_BYTES_FIRST,
                 _ => return,
             }
             asked();
@@ -380,7 +383,6 @@ impl<R: AsyncRead + Unpin> Asker<'_, R> {
             let used = buffer.len() - rest.len();
             buffer.drain(..used);
             if buffer.is_empty() {
-                // An idle connection holds next to nothing.
                 buffer = Vec::new();
             }
         }
@@ -388,15 +390,20 @@ impl<R: AsyncRead + Unpin> Asker<'_, R> {
 
     /// Answers one question. False ends the connection.
     async fn answer(&mut self, message: &[u8], out: &mut Vec<u8>) -> bool {
-        let mut answer = Vec::new();
         let server = self.server.load_full();
-        match self.desk.answer(message, self.from, Instant::now(), &server.routes, &mut answer) {
-            Answered::Now => {
+        let (answered, silent) = at_desk(|desk| {
+            let mut answer = Vec::new();
+            let answered = desk.answer(message, self.from, Instant::now(), &server.routes, &mut answer);
+            if matches!(answered, Answered::Now) {
                 frame(&answer, out);
-                self.desk.more(|message| frame(message, out));
+                desk.more(|message| frame(message, out));
             }
+            (answered, desk.exchange.is_silent())
+        });
+        match answered {
+            Answered::Now => {}
             // What is no question is no DNS, and what follows it hardly is.
-            Answered::Never => return self.desk.exchange.is_silent(),
+            Answered::Never => return silent,
             Answered::Later(pending) => {
                 let Ok(place) = self.waiting.clone().acquire_owned().await else { return false };
                 let answers = self.answers.clone();

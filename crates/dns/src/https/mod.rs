@@ -4,9 +4,10 @@
 mod http1;
 
 use crate::answer::answer_wholly;
-use crate::base64url;
 use crate::http2::{self, Said, Service};
 use crate::tcp::Visit;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Response, StatusCode, request};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -83,7 +84,7 @@ fn query(head: &request::Parts, body: Option<Vec<u8>>) -> Result<Vec<u8>, (Statu
             let words = head.uri.query().unwrap_or_default().split('&');
             let mut found = words.filter_map(|word| word.strip_prefix("dns="));
             match (found.next(), found.next()) {
-                (Some(text), None) => base64url::decode(text),
+                (Some(text), None) => BASE64_URL_SAFE_NO_PAD.decode(text).ok(),
                 _ => None,
             }
             .ok_or((StatusCode::BAD_REQUEST, "one dns=MESSAGE in base64url was expected\n"))?

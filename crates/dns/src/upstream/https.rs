@@ -4,7 +4,8 @@
 
 use super::Trouble;
 use super::stream::Stream;
-use crate::base64url;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use wire::MESSAGE_BYTES_MAX;
 
@@ -61,7 +62,7 @@ fn request(method: Method, host: &str, query: &[u8]) -> Vec<u8> {
             request
         }
         Method::Get => {
-            let query = base64url::encode(query);
+            let query = BASE64_URL_SAFE_NO_PAD.encode(query);
             format!("GET /dns-query?dns={query} HTTP/1.1\r\nHost: {host}\r\n{accept}\r\n\r\n").into_bytes()
         }
     }

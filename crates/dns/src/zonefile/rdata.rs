@@ -2,6 +2,8 @@
 
 use super::lexer::Word;
 use super::{name, ttl};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use wire::{Name, Type};
 
@@ -374,12 +376,18 @@ fn hex(words: &[Word]) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Reads digits of so many bits each.
-fn digits(text: &str, bits: u32, value: impl Fn(u8) -> Option<u32>) -> Option<Vec<u8>> {
+/// Digits of five bits each (RFC 4648 7), without padding.
+fn base32hex(text: &str) -> Option<Vec<u8>> {
+    const BITS: u32 = 5;
     let (mut out, mut word, mut have) = (Vec::new(), 0_u32, 0);
     for byte in text.trim_end_matches('=').bytes() {
-        word = word << bits | value(byte)?;
-        have += bits;
+        let digit = match byte.to_ascii_uppercase() {
+            digit @ b'0'..=b'9' => digit - b'0',
+            digit @ b'A'..=b'V' => digit - b'A' + 10,
+            _ => return None,
+        };
+        word = word << BITS | u32::from(digit);
+        have += BITS;
         if have >= 8 {
             have -= 8;
             out.push(u8::try_from(word >> have & 0xff).ok()?);
@@ -387,30 +395,12 @@ fn digits(text: &str, bits: u32, value: impl Fn(u8) -> Option<u32>) -> Option<Ve
         }
     }
     // What is left over is less than a digit, and zero.
-    (have < bits && word == 0).then_some(out)
+    (have < BITS && word == 0).then_some(out)
 }
 
+/// Padding may be missing.
 fn base64(text: &str) -> Option<Vec<u8>> {
-    digits(text, 6, |byte| {
-        Some(u32::from(match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        }))
-    })
-}
-
-fn base32hex(text: &str) -> Option<Vec<u8>> {
-    digits(text, 5, |byte| {
-        Some(u32::from(match byte.to_ascii_uppercase() {
-            digit @ b'0'..=b'9' => digit - b'0',
-            digit @ b'A'..=b'V' => digit - b'A' + 10,
-            _ => return None,
-        }))
-    })
+    BASE64_STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok()
 }
 
 /// Seconds since 1970, as a number or as YYYYMMDDHHMMSS (RFC 4034 3.2).

@@ -6,6 +6,9 @@ use super::impersonation::Impersonation;
 use super::proxy::Proxy;
 use super::trouble::Trouble;
 use crate::Error;
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::env;
@@ -376,58 +379,23 @@ fn source(directory: &Path, file: &str, data: &str) -> Result<Option<Source>, St
     match (file, data) {
         ("", "") => Ok(None),
         (file, "") => Ok(Some(Source::File(directory.join(file)))),
-        (_, data) => match base64(data) {
+        (_, data) => match from_base64(data) {
             Some(bytes) => Ok(Some(Source::Bytes(bytes))),
             None => Err("not base64".into()),
         },
     }
 }
 
-/// Reads base64 of the ordinary alphabet; white space is stepped over.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut held) = (0u32, 0u32);
-    let mut ended = false;
-    for byte in text.bytes().filter(|byte| !byte.is_ascii_whitespace()) {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            b'=' => {
-                ended = true;
-                continue;
-            }
-            _ => return None,
-        };
-        if ended {
-            return None;
-        }
-        bits = bits << 6 | u32::from(value);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push(u8::try_from(bits >> held & 0xff).ok()?);
-        }
-    }
-    Some(bytes)
-}
-
-/// Writes base64 of the ordinary alphabet.
-pub(super) fn to_base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for piece in bytes.chunks(3) {
-        let group = piece.iter().fold(0u32, |group, byte| group << 8 | u32::from(*byte));
-        let group = group << (8 * (3 - piece.len()));
-        for place in 0..4 {
-            let index = usize::try_from(group >> (18 - 6 * place) & 63).unwrap_or(0);
-            let letter = if place <= piece.len() { ALPHABET.get(index).copied() } else { None };
-            text.push(char::from(letter.unwrap_or(b'=')));
-        }
-    }
-    text
+/// Reads base64; white space is stepped over, and padding may be missing.
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &alphabet::STANDARD,
+        GeneralPurposeConfig::new()
+            .with_decode_allow_trailing_bits(true)
+            .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    LENIENT.decode(digits).ok()
 }
 
 /// Takes any text as a kubeconfig.
@@ -467,14 +435,11 @@ mod tests {
     }
 
     #[test]
-    fn base64_both_ways() {
-        for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob")]
-        {
-            assert_eq!(base64(text).as_deref(), Some(bytes.as_bytes()), "{text}");
-            assert_eq!(to_base64(bytes.as_bytes()), text);
+    fn base64_as_people_paste_it() {
+        for text in ["Zm9vYg==", "Zm9vYg", "Zm 9v\nYg=="] {
+            assert_eq!(from_base64(text).as_deref(), Some(&b"foob"[..]), "{text}");
         }
-        assert_eq!(base64("Zm 9\nv").as_deref(), Some(&b"foo"[..]));
-        assert_eq!((base64("Zm9*"), base64("Zg==Zg")), (None, None));
+        assert_eq!((from_base64("Zm9*"), from_base64("Zg==Zg")), (None, None));
     }
 
     const KUBECONFIG: &str = r#"

@@ -1,11 +1,13 @@
 //! Who we are, at each request anew: tokens are renewed in their files, and commands are asked again
 //! when what they said has run out.
 
-use super::access::{Access, Source, to_base64};
+use super::access::{Access, Source};
 use super::impersonation::Impersonation;
 use super::tls::Identity;
 use super::trouble::Trouble;
 use crate::manifest::moment;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use std::io::Read;
 use std::path::PathBuf;
@@ -99,8 +101,9 @@ impl Credentials {
             return Ok(Some(format!("Bearer {token}")));
         }
         let basic = access.user.basic.as_ref();
-        Ok(basic
-            .map(|(name, password)| format!("Basic {}", to_base64(format!("{name}:{password}").as_bytes()))))
+        Ok(basic.map(|(name, password)| {
+            format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{password}")))
+        }))
     }
 
     /// What a command said will not do any more.
@@ -130,7 +133,7 @@ fn run(exec: &Exec, access: &Access) -> Result<CredentialStatus, Trouble> {
     let cluster = tell_cluster.then(|| {
         let mut cluster = serde_json::json!({ "server": access.url() });
         if let (Some(authority), Some(fields)) = (&access.authority, cluster.as_object_mut()) {
-            let data = to_base64(&authority.read().unwrap_or_default());
+            let data = BASE64_STANDARD.encode(authority.read().unwrap_or_default());
             fields.insert("certificate-authority-data".into(), data.into());
         }
         if let (Some(proxy), Some(fields)) = (&access.proxy, cluster.as_object_mut()) {

@@ -3,9 +3,11 @@
 //! connection. The server's name is looked up by the proxy. Proxies that talk TLS themselves are
 //! refused, and the environment's are not looked at.
 
-use super::access::{Server, to_base64};
+use super::access::Server;
 use super::http::read_head;
 use super::trouble::Trouble;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use std::io::{self, BufReader, Read, Write};
 
 /// A proxy.
@@ -80,7 +82,8 @@ impl Proxy {
     /// The header that tells an HTTP proxy who we are.
     pub(super) fn authorization(&self) -> Option<String> {
         let (name, password) = self.user.as_ref()?;
-        Some(format!("Proxy-Authorization: Basic {}\r\n", to_base64(format!("{name}:{password}").as_bytes())))
+        let secret = BASE64_STANDARD.encode(format!("{name}:{password}"));
+        Some(format!("Proxy-Authorization: Basic {secret}\r\n"))
     }
 
     /// Has the proxy at the other end of `wire` connect us with `server`.

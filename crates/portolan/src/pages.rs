@@ -226,7 +226,7 @@ fn prometheus(text: String) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
     let response = Response { content_type, ..Response::text(200, text) };
     match process::start_s() {
-        Some(start_s) => response.with("Process-Start-Time-Unix", &format!("{start_s:.0}")),
+        Some(start_s) => response.with("Process-Start-Time-Unix", format!("{start_s:.0}")),
         None => response,
     }
 }

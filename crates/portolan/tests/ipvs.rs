@@ -60,8 +60,12 @@ fn tables(bench: &Bench) -> Vec<String> {
     let mut lines: Vec<String> = servers
         .lines()
         .chain(routes.lines().filter(|line| line.contains("kube-ipvs0")))
-        // Signs against backends come and go with connections.
-        .chain(rules.lines().filter(|line| !line.contains("timeout 3s")))
+        // Notes on backends come and go with connections.
+        .chain(
+            rules
+                .lines()
+                .filter(|line| !["timeout 3s", "timeout 100ms"].iter().any(|note| line.contains(note))),
+        )
         .map(trim)
         .collect();
     lines.sort();

@@ -18,7 +18,7 @@
 //! heavy traffic no more.
 
 use crate::program::{ChainSpec, Dynamic, Program, Rule, SetSpec, SetValue};
-use crate::write::{RuleWriter, address_len, rule};
+use crate::write::{End, RuleWriter, address_len, rule};
 use aside::Sign;
 use model::{Family, Protocol};
 use netlink::nftables::{
@@ -42,11 +42,12 @@ const NOTES_MAX: u32 = 8192;
 pub(super) const SIGN_FOR: Duration = Duration::from_secs(3);
 /// How long a backend that has answered is not noted as asked, and how often the kernel collects what has
 /// expired or was deleted: so much of it there can be in one bucket.
-const ANSWERED_FOR: Duration = Duration::from_millis(50);
+const ANSWERED_FOR: Duration = Duration::from_millis(100);
 const COLLECT_EVERY: Duration = Duration::from_millis(250);
 /// How many notes of a kind are made in a second. The first is called for by connections, the others by
 /// trouble only.
 const ASKED_PER_S: u64 = 200;
+const ANSWERED_PER_S: u64 = 1000;
 const TROUBLE_PER_S: u64 = 1000;
 
 /// Right behind destination NAT, and behind IPVS, which stands 2 behind that (`ip_vs_ops4`).
@@ -140,9 +141,11 @@ impl Rules {
         if asks {
             rules.push(self.tcp(SYN | ACK | RST | FIN, SYN).goto(ASKED).end("a client asks"));
         }
-        let answered = self.balanced(self.reply(self.tcp(SYN | ACK | RST | FIN, SYN | ACK)), 0, 0);
-        let answered = self.key(answered, Sign::Unanswered).and(delete()).and(if_not_answered());
-        rules.push(add(limit(answered, ASKED_PER_S), ANSWERED, ANSWERED_FOR).end("a backend answers"));
+        let answered = self.tcp(SYN | ACK | RST | FIN, SYN | ACK);
+        // Only a packet of the backend's has it as its source, whatever the direction.
+        let answered = if self.ipvs { self.reply(answered) } else { self.balanced(answered, 0, 0) };
+        let answered = self.source_key(answered).and(delete()).and(if_not_answered());
+        rules.push(add(limit(answered, ANSWERED_PER_S), ANSWERED, ANSWERED_FOR).end("a backend answers"));
         let refused = self.reply(self.tcp(SYN | ACK | RST, RST | ACK));
         let refused = self.key(self.balanced(refused, STATUS_ASSURED, 0), Sign::Refused);
         rules.push(add(limit(refused, TROUBLE_PER_S), SIGNS, SIGN_FOR).end("a backend refuses"));
@@ -206,6 +209,18 @@ impl Rules {
             .and(ct(CtKey::Protocol, protocol))
             .and(ct(CtKey::ProtoSrc, port))
             .number(code(sign), port.after(4))
+    }
+
+    /// The same for a SYN+ACK: who sent it, which costs less to load.
+    fn source_key(&self, rule: RuleWriter) -> RuleWriter {
+        let protocol = KEY.after(address_len(self.family));
+        let port = protocol.after(4);
+        let source = Expression::Payload { into: port, base: PayloadBase::Transport, offset: 0, len: 2 };
+        rule.address(End::Source, KEY)
+            // As a number, `nft` would not be able to print it.
+            .protocol(protocol)
+            .and(source)
+            .number(code(Sign::Unanswered), port.after(4))
     }
 
     /// An ICMP error about a connection: whoever sent it says that the backend is not there.

@@ -63,9 +63,11 @@ impl InCluster {
     fn until_routed(&self, ready: &[usize]) {
         let wanted: Vec<String> = ready.iter().map(|i| self.bench.backends[*i].ipv4().to_string()).collect();
         self.bench.until(&format!("{ready:?} are routed"), |bench| {
-            let slots = bench.tool("nft list ruleset");
-            let has = |backend: &String| slots.contains(&format!(" {backend} . 8080"));
-            wanted.iter().all(has) && slots.matches(" . 8080").count() == wanted.len()
+            let rules = bench.tool("nft list ruleset");
+            let has = |backend: &String| rules.contains(&format!(" {backend} . 8080"));
+            // Where evidence is noted, a backend's address and port have the protocol between them.
+            let backends = rules.matches(" . 8080").count() - rules.matches("tcp . 8080").count();
+            wanted.iter().all(has) && backends == wanted.len()
         });
     }
 }

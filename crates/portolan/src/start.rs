@@ -94,6 +94,10 @@ pub(crate) fn start(start: Start) -> Result<ExitCode, Error> {
     let Prepared { configuration, typed, checkpoint: _, names, settings, mode, options, aside } = prepared;
     pages::refuse_profiling(configuration.enable_profiling);
     let (sender, events) = sync_channel(EVENTS_MAX);
+    // A name server's threads do not wait for each other.
+    if names.is_none() {
+        watch::one_arena();
+    }
     // Before any thread is started: all of them inherit what is blocked.
     let signals = block_signals(names.is_some())?;
     let own = Arc::new(Own::new(from.as_wanted()));

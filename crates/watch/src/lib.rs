@@ -21,6 +21,7 @@ pub use directory::{Batch, Directory};
 pub use load::{Loaded, load, load_each, parse};
 pub use manifest::{Keep, Snapshot};
 pub use problem::{Error, Problem, Severity};
+pub use sys::one_arena;
 
 /// For fuzzing: reads any bytes as a manifest and checks what must hold of the outcome.
 #[doc(hidden)]

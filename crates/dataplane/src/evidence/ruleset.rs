@@ -87,8 +87,9 @@ pub(super) fn sign(code: u32) -> Option<Sign> {
     [Sign::Unanswered, Sign::Refused].into_iter().find(|sign| self::code(*sign) == code)
 }
 
-/// The chain of SYNs.
+/// The chains of SYNs and of SYN+ACKs.
 const ASKED: &str = "asked";
+const ANSWERS: &str = "answers";
 
 /// The whole program. Beside IPVS, which leaves no trace in a connection's status, connections are known
 /// where it sends them on: as leaving the host. Those of the host itself are among them, and harmless.
@@ -113,6 +114,7 @@ pub(super) fn program(family: Family, ipvs: bool) -> Program {
     Program {
         chains: vec![
             ChainSpec { name: ASKED.to_owned(), base: None, rules: rules.asked() },
+            ChainSpec { name: ANSWERS.to_owned(), base: None, rules: vec![rules.answers()] },
             base("incoming", Hook::Prerouting, rules.chain(!ipvs)),
             base("outgoing", Hook::Output, rules.chain(true)),
         ],
@@ -141,11 +143,7 @@ impl Rules {
         if asks {
             rules.push(self.tcp(SYN | ACK | RST | FIN, SYN).goto(ASKED).end("a client asks"));
         }
-        let answered = self.tcp(SYN | ACK | RST | FIN, SYN | ACK);
-        // Only a packet of the backend's has it as its source, whatever the direction.
-        let answered = if self.ipvs { self.reply(answered) } else { self.balanced(answered, 0, 0) };
-        let answered = self.source_key(answered).and(delete()).and(if_not_answered());
-        rules.push(add(limit(answered, ANSWERED_PER_S), ANSWERED, ANSWERED_FOR).end("a backend answers"));
+        rules.push(self.tcp(SYN | ACK | RST | FIN, SYN | ACK).goto(ANSWERS).end("somebody answers"));
         let refused = self.reply(self.tcp(SYN | ACK | RST, RST | ACK));
         let refused = self.key(self.balanced(refused, STATUS_ASSURED, 0), Sign::Refused);
         rules.push(add(limit(refused, TROUBLE_PER_S), SIGNS, SIGN_FOR).end("a backend refuses"));
@@ -165,6 +163,15 @@ impl Rules {
             note(first, ASKED_PER_S).end("a client asks"),
             note(again, TROUBLE_PER_S).end("a client asks again"),
         ]
+    }
+
+    /// SYN+ACKs. One of a backend that has just answered ends at one look-up: it has not been noted since,
+    /// but for a note that another CPU made at the same moment, of which the node asks, and is answered.
+    fn answers(&self) -> Rule {
+        // Only a packet of the backend's has it as its source, whatever the direction.
+        let answer = if self.ipvs { self.reply(self.rule()) } else { self.balanced(self.rule(), 0, 0) };
+        let first = self.source_key(answer).and(if_not_answered()).and(delete());
+        add(limit(first, ANSWERED_PER_S), ANSWERED, ANSWERED_FOR).end("a backend answers")
     }
 
     /// Goes on if the connection is balanced, as far as that can be told, and these bits of its status

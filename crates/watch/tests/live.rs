@@ -290,7 +290,9 @@ fn the_same_object_in_two_files() {
     live.until("x", Some("10.96.0.2"));
     fs::remove_file(live.path("b.yaml")).unwrap();
     live.until("x", Some("10.96.0.3"));
-    assert_eq!(live.told(), ["+x", "+x"]);
+    // It may be told more often than it changes, but it is never gone between.
+    let told = live.told();
+    assert!(told.iter().all(|change| change == "+x"), "{told:?}");
     fs::remove_file(live.path("c.yaml")).unwrap();
     live.until("x", None);
 }

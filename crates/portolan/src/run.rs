@@ -122,6 +122,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     start::start(Start { file: node.config, checkpoint, prepared, from, metrics, healthz, flags })
 }
 
+/// What stood here before goes so long after ours is there: packets may have met the one, and be about to
+/// meet the other, and in a virtual machine a CPU with packets in hand may rest for a while.
+const ON_THE_WAY: Duration = Duration::from_millis(500);
+
 /// The loop and all that belongs to it.
 pub(crate) struct Daemon {
     mode: Mode,
@@ -514,6 +518,7 @@ impl Daemon {
         withdrawal.node_ports = places.filter_map(node_port).collect();
         // Beside the loop, for connections through virtual servers are waited for.
         let work = move || {
+            std::thread::sleep(ON_THE_WAY);
             withdrawal.carry_out(&mut |what| info!("withdrawn: {what}"), &mut |error| {
                 error!("cannot withdraw what stood here before: {}", crate::output::chain(&error));
             });

@@ -5,8 +5,10 @@
 //! is put right in one transaction. Both the nftables plane and the table beside IPVS are such.
 
 use netlink::nftables::{
-    Base, Batch, Chain, Datatype, Expression, Family, RuleInfo, Set, SetData, SetInfo, Table, userdata,
+    Base, Batch, Chain, ChainInfo, Datatype, Expression, Family, Hook, RuleInfo, Set, SetData, SetInfo,
+    Table, userdata,
 };
+use netlink::{Netfilter, Socket};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -222,6 +224,28 @@ pub(crate) fn install(
         said.push(format!("- set {name}"));
     }
     said
+}
+
+/// How long a packet may need for its way through a table that it has entered.
+const ON_THE_WAY: Duration = Duration::from_millis(50);
+
+/// Takes a table away through which packets may be on their way: first where they enter it, then, a moment
+/// later, the rest. In one commit a packet that has just entered would find maps empty, which end at once
+/// (`nft_map_deactivate`), and sets not yet: no Service, but the address of one, and be refused. Connections
+/// that are known go on, and the first packets of others still have their source translated.
+pub(crate) fn remove_table(socket: &mut Socket<Netfilter>, table: Table<'_>) -> Result<(), netlink::Error> {
+    let mut batch = Batch::new();
+    let entrance = |chain: &ChainInfo| chain.base.is_some_and(|base| base.hook != Hook::Postrouting);
+    for chain in netlink::nftables::chains(socket, table)?.iter().filter(|chain| entrance(chain)) {
+        batch.delete_chain(table, &chain.name);
+    }
+    if !batch.is_empty() {
+        batch.commit(socket, &format_args!("unhook nftables table {table}"), None)?;
+        std::thread::sleep(ON_THE_WAY);
+        batch.clear();
+    }
+    batch.delete_table(table);
+    batch.commit(socket, &format_args!("remove nftables table {table}"), None)
 }
 
 /// A table of one family.

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// How long a client waits whose first SYN may be lost: its second comes after 1 s, its third after 3 s.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 /// Enough questions for each of a few backends to be asked.
-const MANY: usize = 40;
+const MANY: usize = 100;
 
 /// Runs a tool on a host; it must succeed.
 fn on(host: &Host, command: &str) {

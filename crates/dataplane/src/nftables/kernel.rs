@@ -6,7 +6,7 @@ use super::ruleset::{self, Balancer, Options, program, set};
 use super::spell::{self, Spelled, pick_code, spell};
 use super::steps::{Element, Group, Step, dependents};
 use crate::pool::Slot;
-use crate::program::{Installed, install, needs_new_table, rule_userdata, table};
+use crate::program::{Installed, install, needs_new_table, remove_table, rule_userdata, table};
 use crate::{Error, Failure};
 use model::Family;
 use netlink::nftables::{
@@ -83,9 +83,7 @@ impl Kernel {
         if !self.exists()? {
             return Ok(false);
         }
-        self.batch.clear();
-        self.batch.delete_table(self.table);
-        self.send("remove")?;
+        remove_table(&mut self.socket, self.table)?;
         Ok(true)
     }
 

@@ -10,10 +10,11 @@ mod servers;
 
 use crate::iptables::{self, Variant};
 use crate::ipvs::{self, Left};
+use crate::program::remove_table;
 use crate::{Error, Mode, PlaneOptions, nftables};
 use model::Family;
 use netlink::ipvs::ServiceKey;
-use netlink::nftables::{Batch, Table, tables};
+use netlink::nftables::{Table, tables};
 use netlink::{Netfilter, Socket, ipset};
 use plan::At;
 use servers::Places;
@@ -69,10 +70,8 @@ impl Withdrawal {
             if table.name != KUBE_PROXY_TABLE || !families.contains(&table.family) {
                 continue;
             }
-            let mut batch = Batch::new();
             let table = Table { family: table.family, name: KUBE_PROXY_TABLE };
-            batch.delete_table(table);
-            batch.commit(&mut socket, &format_args!("delete table {table}"), None)?;
+            remove_table(&mut socket, table)?;
             said(format!("kube-proxy's table {table}"));
         }
         Ok(())

@@ -89,7 +89,7 @@ pub struct Connects {
 }
 
 /// Sockets opened in advance for each path, and connections made before doors are emptied.
-const AHEAD: usize = 128;
+pub const LOT: usize = 128;
 /// Enough for all paths; the kernel cuts it at `net.core.somaxconn`.
 const DOOR_BACKLOG: i32 = 4096;
 
@@ -126,7 +126,7 @@ pub fn connect_latencies(
     let mut failures = vec![Vec::new(); paths.len()];
     let mut done = 0;
     while done < rounds {
-        let count = AHEAD.min(rounds - done);
+        let count = LOT.min(rounds - done);
         let mut sockets = Vec::new();
         for (host, target) in paths {
             sockets.push(open(host, *target, count)?);
@@ -157,6 +157,37 @@ pub fn connect_latencies(
         failures,
     };
     Ok(durations.into_iter().zip(failures).map(connects).collect())
+}
+
+/// How many connections a second one thread makes and resets along each path, as fast as it can: in lots
+/// of [`LOT`] along one path after the other, of which the one in the middle counts. See [`connect_latencies`].
+///
+/// # Errors
+/// When a host's namespace cannot be entered, or gives no sockets; when a connection fails.
+pub fn connect_rates<const PATHS: usize>(
+    paths: [(&Host, SocketAddr); PATHS],
+    doors: &[&Door],
+    lots: usize,
+) -> Result<[f64; PATHS], Error> {
+    let mut durations = [const { Vec::new() }; PATHS];
+    for _ in 0..lots {
+        for ((host, target), durations) in paths.iter().zip(&mut durations) {
+            let sockets = open(host, *target, LOT)?;
+            let start = Instant::now();
+            for socket in sockets {
+                let (_, result) = connect_once(&socket, *target);
+                result.map_err(|failure| {
+                    Error::Refused(format!("a connection from {} to {target}: {failure}", host.name()))
+                })?;
+            }
+            durations.push(start.elapsed());
+            doors.iter().for_each(|door| door.empty());
+        }
+    }
+    Ok(durations.map(|durations| {
+        let middle = durations.into_iter().collect::<Latencies>().p50();
+        LOT as f64 / middle.as_secs_f64()
+    }))
 }
 
 /// A listening socket that nobody waits at: connections are made, by the kernel alone, and lie

@@ -54,7 +54,7 @@ pub use error::Error;
 pub use hold::{Held, HeldReport};
 pub use host::Host;
 pub use lab::{FarClient, Lab, Node};
-pub use latency::{Connects, Door, Latencies, connect_latencies, connect_latency};
+pub use latency::{Connects, Door, LOT, Latencies, connect_latencies, connect_latency, connect_rates};
 pub use load::{Load, Report, Running};
 pub use namespace::{Namespace, Process};
 pub use netlink::route::Prefix;

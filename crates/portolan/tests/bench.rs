@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::process::Command;
 
 /// What other programs rely on, in this order.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "mode",
     "services",
     "endpoints",
@@ -17,6 +17,8 @@ const KEYS: [&str; 12] = [
     "connect_service_p50_us",
     "connect_ratio",
     "no_service_ratio",
+    "connections_per_s",
+    "connections_per_s_direct",
 ];
 
 #[test]

@@ -75,6 +75,9 @@ pub(super) struct Row {
     pub(super) connect_last_p50_us: f64,
     pub(super) first_ratio: f64,
     pub(super) last_ratio: f64,
+    /// Made one after another by one thread and reset, to a Service and to a pod.
+    pub(super) connections_per_s: f64,
+    pub(super) connections_per_s_direct: f64,
     /// Connections along each way.
     pub(super) rounds: usize,
     /// Changes of an endpoint.
@@ -160,7 +163,9 @@ pub(super) fn measure(task: &Task<'_>, janitor: &Janitor) -> Result<Row, Error> 
         (&bare.client, bare.plain),
     ];
     let doors = [&loaded.door, &empty.door, &bare.door];
+    let both = [(&loaded.client, service), (&empty.client, empty.plain)];
     let [service, first, last, plain, direct, bare] = connect(&ways, &doors, rounds)?;
+    let [per_s, per_s_direct] = lab::connect_rates(both, &doors, rounds.div_ceil(lab::LOT))?;
     Ok(Row {
         mode: if variant.is_some() { mode } else { synced.field("mode").unwrap_or(mode) }.to_owned(),
         services: size.services,
@@ -183,6 +188,8 @@ pub(super) fn measure(task: &Task<'_>, janitor: &Janitor) -> Result<Row, Error> 
         connect_last_p50_us: microseconds(last.p50()),
         first_ratio: rounded(first.ratio(&direct)),
         last_ratio: rounded(last.ratio(&direct)),
+        connections_per_s: per_s.round(),
+        connections_per_s_direct: per_s_direct.round(),
         rounds,
         changes,
         set_aside: set_aside.to_owned(),

@@ -26,7 +26,7 @@ const fn column(heading: [&'static str; 2], decimals: usize, figure: Figure) -> 
     Column { heading, decimals, figure }
 }
 
-const COLUMNS: [Column; 15] = [
+const COLUMNS: [Column; 16] = [
     column(["", "Services"], 0, |row| f64::from(row.services)),
     column(["end-", "points"], 0, |row| f64::from(row.endpoints)),
     column(["load", "s"], 2, |row| row.load_s),
@@ -42,6 +42,7 @@ const COLUMNS: [Column; 15] = [
     column(["", "the last"], 3, |row| row.last_ratio),
     column(["", "no Service"], 3, |row| row.no_service_ratio),
     column(["connect", "bare µs"], 2, |row| row.connect_bare_p50_us),
+    column(["Service", "per s"], 0, |row| row.connections_per_s),
 ];
 /// The width of a column, and of the first, the mode.
 const WIDTH: usize = 11;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -35,6 +35,7 @@ pub struct Load {
     count: u64,
     timeout: Duration,
     at_once: usize,
+    own_ports: bool,
 }
 
 impl Load {
@@ -47,6 +48,7 @@ impl Load {
             count: u64::MAX,
             timeout: PATIENCE,
             at_once: usize::MAX,
+            own_ports: false,
         }
     }
 
@@ -85,6 +87,15 @@ impl Load {
     #[must_use]
     pub fn at_once(mut self, connections: usize) -> Load {
         self.at_once = connections.max(1);
+        self
+    }
+
+    /// Each from a port that no other connection of its host has at the time, whereto it may lead. IPVS knows
+    /// an answer's connection by client and backend alone: where one port leads to one backend by two
+    /// virtual servers, the answers to both go to the younger.
+    #[must_use]
+    pub fn own_ports(mut self) -> Load {
+        self.own_ports = true;
         self
     }
 
@@ -342,6 +353,11 @@ impl<'a> Flights<'a> {
         let target = self.load.targets.get(place as usize).ok_or(io::ErrorKind::InvalidInput)?;
         let socket = self.load.protocol.socket_here(target.ip())?;
         socket.set_nonblocking(true)?;
+        if self.load.own_ports {
+            // A port chosen by bind(2) is shared with nobody, one chosen by connect(2) may be.
+            let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+            socket.bind(&SocketAddr::new(any, 0).into())?;
+        }
         match socket.connect(&(*target).into()) {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => return Err(error),
             _ => {}

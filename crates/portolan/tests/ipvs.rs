@@ -81,7 +81,7 @@ fn tables(bench: &Bench) -> Vec<String> {
 
 fn load(bench: &Bench) -> lab::Running {
     let load = Load::new(Protocol::Tcp, bench.cluster_ip()).and(bench.node_port());
-    load.per_second(RATE).at_once(AT_ONCE).timeout(LONG).start(&[&bench.client]).expect("a load")
+    load.own_ports().per_second(RATE).at_once(AT_ONCE).timeout(LONG).start(&[&bench.client]).expect("a load")
 }
 
 /// Connections that are held, which may be slow, too.

@@ -59,6 +59,7 @@ fn churn() {
     let own = node.host.ipv4();
     let load = Load::new(Tcp, (vip, 80))
         .and((own, 30080))
+        .own_ports()
         .timeout(LONG)
         .at_once(AT_ONCE)
         .per_second(RATE)

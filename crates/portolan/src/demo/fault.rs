@@ -127,7 +127,7 @@ fn round(seconds: f64) -> f64 {
 /// Lets connections flow and something fail; says what came of them, and when it failed.
 fn flow(cluster: &mut Cluster, fault: Fault, rate: u32, voice: Voice) -> Result<(Report, f64), Error> {
     let at = |(last, port): (u8, u16)| SocketAddr::from((Ipv4Addr::new(10, 96, 0, last), port));
-    let mut load = Load::new(Protocol::Tcp, at(WEB)).per_second(rate).timeout(CLIENT_PATIENCE);
+    let mut load = Load::new(Protocol::Tcp, at(WEB)).own_ports().per_second(rate).timeout(CLIENT_PATIENCE);
     if fault == Fault::SilentNode {
         load = OTHERS.into_iter().fold(load, |load, other| load.and(at(other)));
     }

@@ -48,7 +48,8 @@ impl Flow {
         let mut wrong = Vec::new();
         let held = client.client(Protocol::Tcp).hold(TARGET, HELD, HELD_EVERY);
         let held = held.map_err(|failure| wrong.push(format!("shop/web does not answer: {failure}"))).ok();
-        let load = Load::new(Protocol::Tcp, TARGET).per_second(RATE).at_once(AT_ONCE).start(&[client])?;
+        let load = Load::new(Protocol::Tcp, TARGET).own_ports().per_second(RATE).at_once(AT_ONCE);
+        let load = load.start(&[client])?;
         Ok(Flow { load, held, begin: Instant::now(), phase: 0, expected: Vec::new(), wrong })
     }
 

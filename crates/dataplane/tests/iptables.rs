@@ -29,14 +29,8 @@ fn settings() -> Settings {
 
 fn service(number: u8, affinity_seconds: Option<u32>) -> Object {
     Object::Service(Service {
-        name: ObjectName::new("ns", format!("s{number}")),
-        created: None,
-        kind: ServiceKind::LoadBalancer,
-        other_proxy: false,
         cluster_ips: Box::new([IpAddr::from([10, 96, 0, number])]),
-        external_ips: Box::default(),
         load_balancer_ips: Box::new([IpAddr::from([203, 0, 113, number])]),
-        other_ingress: Box::default(),
         source_ranges: Prefix::new(IpAddr::from([192, 0, 2, 0]), 24).into_iter().collect(),
         ports: Box::new([ServicePort {
             name: "t".into(),
@@ -46,11 +40,8 @@ fn service(number: u8, affinity_seconds: Option<u32>) -> Object {
         }]),
         affinity_seconds,
         external_policy: if number.is_multiple_of(3) { Policy::Local } else { Policy::Cluster },
-        internal_policy: Policy::Cluster,
         health_check_node_port: Some(32000 + u16::from(number)),
-        publish_not_ready: false,
-        labels: Default::default(),
-        annotations: Default::default(),
+        ..Service::new(ObjectName::new("ns", format!("s{number}")), ServiceKind::LoadBalancer)
     })
 }
 

@@ -113,6 +113,31 @@ pub struct Service {
     pub annotations: Words,
 }
 
+impl Service {
+    /// One that says nothing but its kind.
+    pub fn new(name: ObjectName, kind: ServiceKind) -> Service {
+        Service {
+            name,
+            created: None,
+            kind,
+            other_proxy: false,
+            cluster_ips: Box::default(),
+            external_ips: Box::default(),
+            load_balancer_ips: Box::default(),
+            other_ingress: Box::default(),
+            source_ranges: Box::default(),
+            ports: Box::default(),
+            affinity_seconds: None,
+            external_policy: Policy::default(),
+            internal_policy: Policy::default(),
+            health_check_node_port: None,
+            publish_not_ready: false,
+            labels: Words::default(),
+            annotations: Words::default(),
+        }
+    }
+}
+
 /// An ingress point of a load balancer that is reached over the network like anything else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ingress {

@@ -46,23 +46,18 @@ pub fn service() -> impl Strategy<Value = Service> {
     )
         .prop_map(|(name, kind, cluster_ips, external_ips, load_balancer_ips, ports, policies, rest)| {
             Service {
-                name: ObjectName::new("ns", format!("s{name}")),
                 created: rest.0,
-                kind,
                 other_proxy: rest.1 && name == 4,
                 cluster_ips: cluster_ips.into(),
                 external_ips: external_ips.into(),
                 load_balancer_ips: load_balancer_ips.into(),
-                other_ingress: Box::default(),
                 source_ranges: rest.2.into_iter().filter_map(|l| Prefix::new(ip(3), l)).collect(),
                 ports: ports.into(),
                 affinity_seconds: rest.1.then_some(60),
                 external_policy: policies.0,
                 internal_policy: policies.1,
                 health_check_node_port: rest.1.then_some(32000),
-                publish_not_ready: false,
-                labels: Default::default(),
-                annotations: Default::default(),
+                ..Service::new(ObjectName::new("ns", format!("s{name}")), kind)
             }
         })
 }

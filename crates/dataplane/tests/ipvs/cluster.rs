@@ -12,23 +12,9 @@ use std::sync::Arc;
 /// A Service with its ports and everything else plain.
 pub(crate) fn service(name: &str, ips: &[&str], ports: &[ServicePort]) -> Service {
     Service {
-        name: ObjectName::new("shop", name),
-        created: None,
-        kind: ServiceKind::LoadBalancer,
-        other_proxy: false,
         cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-        external_ips: Box::default(),
-        load_balancer_ips: Box::default(),
-        other_ingress: Box::default(),
-        source_ranges: Box::default(),
         ports: ports.into(),
-        affinity_seconds: None,
-        external_policy: Policy::Cluster,
-        internal_policy: Policy::Cluster,
-        health_check_node_port: None,
-        publish_not_ready: false,
-        labels: Default::default(),
-        annotations: Default::default(),
+        ..Service::new(ObjectName::new("shop", name), ServiceKind::LoadBalancer)
     }
 }
 

@@ -5,23 +5,8 @@ use crate::{Conditions, Endpoint, Family, ServiceKind};
 
 fn service(name: &str) -> Service {
     Service {
-        name: ObjectName::new("ns", name),
-        created: None,
-        kind: ServiceKind::ClusterIp,
-        other_proxy: false,
         cluster_ips: Box::new(["10.96.0.1".parse().unwrap()]),
-        external_ips: Box::default(),
-        load_balancer_ips: Box::default(),
-        other_ingress: Box::default(),
-        source_ranges: Box::default(),
-        ports: Box::default(),
-        affinity_seconds: None,
-        external_policy: Default::default(),
-        internal_policy: Default::default(),
-        health_check_node_port: None,
-        publish_not_ready: false,
-        labels: Default::default(),
-        annotations: Default::default(),
+        ..Service::new(ObjectName::new("ns", name), ServiceKind::ClusterIp)
     }
 }
 

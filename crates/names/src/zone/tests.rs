@@ -19,13 +19,8 @@ fn address(network: u8, number: u8) -> IpAddr {
 }
 
 fn service(number: u8, headless: bool, ip: u8) -> Object {
-    let text = format!("{}/{}", name(number).namespace, name(number).name);
-    let mut service = Service {
-        name: name(number),
-        created: None,
-        kind: if headless { ServiceKind::Headless } else { ServiceKind::ClusterIp },
-        ..blank(&text)
-    };
+    let kind = if headless { ServiceKind::Headless } else { ServiceKind::ClusterIp };
+    let mut service = Service::new(name(number), kind);
     if !headless {
         service.cluster_ips = [address(96, ip)].into_iter().collect();
     }
@@ -35,29 +30,6 @@ fn service(number: u8, headless: bool, ip: u8) -> Object {
         _ => {}
     }
     Object::Service(service)
-}
-
-/// A Service that says nothing.
-fn blank(_: &str) -> Service {
-    Service {
-        name: name(0),
-        created: None,
-        kind: ServiceKind::Headless,
-        other_proxy: false,
-        cluster_ips: Default::default(),
-        external_ips: Default::default(),
-        load_balancer_ips: Default::default(),
-        other_ingress: Box::default(),
-        source_ranges: Default::default(),
-        ports: Default::default(),
-        affinity_seconds: None,
-        external_policy: Default::default(),
-        internal_policy: Default::default(),
-        health_check_node_port: None,
-        publish_not_ready: false,
-        labels: Default::default(),
-        annotations: Default::default(),
-    }
 }
 
 fn slice(number: u8, part: u8, ips: &[(u8, bool)]) -> Object {

@@ -230,14 +230,8 @@ fn patient() -> Cluster {
         node_port: Some(node_port),
     };
     let service = |name: &str, last: u8, affinity_seconds, external_policy| Service {
-        name: ObjectName::new("doctor", name),
-        created: None,
-        kind: ServiceKind::LoadBalancer,
-        other_proxy: false,
         cluster_ips: Box::new([IpAddr::from([198, 51, 100, last])]),
-        external_ips: Box::default(),
         load_balancer_ips: Box::new([IpAddr::from([203, 0, 113, last])]),
-        other_ingress: Box::default(),
         source_ranges: Prefix::new(IpAddr::from([192, 0, 2, 0]), 24).into_iter().collect(),
         ports: Box::new([
             port("t", Protocol::Tcp, 80, 30000 + u16::from(last)),
@@ -245,11 +239,7 @@ fn patient() -> Cluster {
         ]),
         affinity_seconds,
         external_policy,
-        internal_policy: Policy::Cluster,
-        health_check_node_port: None,
-        publish_not_ready: false,
-        labels: Default::default(),
-        annotations: Default::default(),
+        ..Service::new(ObjectName::new("doctor", name), ServiceKind::LoadBalancer)
     };
     let slice = |name: &str| Slice {
         name: ObjectName::new("doctor", format!("{name}-1")),

@@ -24,23 +24,10 @@ impl Context<'_> {
             _ => self.one_a_family("spec.ips", ips).into(),
         };
         Ok(Some(Service {
-            name,
-            created: None,
             other_proxy: true,
             cluster_ips,
-            external_ips: Box::default(),
-            load_balancer_ips: Box::default(),
-            other_ingress: Box::default(),
-            source_ranges: Box::default(),
             ports: self.service_ports(&spec.ports, &kind),
-            affinity_seconds: None,
-            external_policy: Default::default(),
-            internal_policy: Default::default(),
-            health_check_node_port: None,
-            publish_not_ready: false,
-            labels: Default::default(),
-            annotations: Default::default(),
-            kind,
+            ..Service::new(name, kind)
         }))
     }
 }

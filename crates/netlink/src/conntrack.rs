@@ -314,6 +314,19 @@ pub fn flows(socket: &mut Socket<Netfilter>, filter: &Filter) -> Result<Vec<Flow
     })
 }
 
+/// Looks one flow up by what its first packet said; `None` when it is not remembered. In zone 0.
+pub fn find(socket: &mut Socket<Netfilter>, original: &Tuple) -> Result<Option<Flow>, Error> {
+    let family = IpVersion::of(original.source).family();
+    let mut request = Messages::one(CT_GET, 0, &nfgenmsg(family, 0), |w| {
+        w.nest(CTA_TUPLE_ORIG, |w| put_tuple(w, original));
+    });
+    match socket.get(&"look up a conntrack entry", &mut request, |message| read_flow(&message)) {
+        Ok(flow) => Ok(Some(flow)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Forgets these flows and says how many there still were: one that is gone, or whose place
 /// another has taken, is none.
 pub fn forget(socket: &mut Socket<Netfilter>, flows: &[Flow]) -> Result<usize, Error> {

@@ -16,7 +16,7 @@ fn tables(bench: &Bench) -> Vec<String> {
             line.trim().trim_start_matches("elements = {").trim_end_matches([',', '}', ' ']).trim().to_owned()
         })
         // Notes on backends come and go with connections.
-        .filter(|line| !["timeout 3s", "timeout 100ms"].iter().any(|note| line.contains(note)))
+        .filter(|line| !["timeout 3s", "timeout 1s"].iter().any(|note| line.contains(note)))
         .collect();
     lines.sort();
     lines

@@ -1,15 +1,17 @@
 //! The table in the kernel: installing it, looking at what it noted, keeping who is set aside.
 
-use super::ruleset::{ASIDE, SIGN_FOR, SIGNS, TABLE, program, sign};
+use super::cases::{Cases, Known};
+use super::ruleset::{ASIDE, ASKED, ASKED_FOR, REFUSED, REFUSED_FOR, TABLE, program};
 use crate::program::{Installed, install, needs_new_table, table};
 use crate::write::{address_len, octets};
 use crate::{Error, Mode};
 use aside::{BackendKey, Sign};
 use model::{Family, Protocol};
+use netlink::conntrack::{self, Detail, Tuple};
 use netlink::nftables::{self as nft, Batch, Element, Table, userdata};
 use netlink::{Netfilter, Socket};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A sign against a backend, or what may be one: the kernel does not know who is a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +39,14 @@ pub struct Evidence {
     socket: Socket<Netfilter>,
     families: Vec<Family>,
     ipvs: bool,
+    cases: Cases,
 }
 
 impl Evidence {
     /// Opens a way to the tables in this thread's network namespace; touches nothing yet.
     pub fn open(families: &[Family], mode: Mode) -> Result<Evidence, Error> {
-        Ok(Evidence { socket: Socket::open()?, families: families.to_vec(), ipvs: mode == Mode::Ipvs })
+        let (socket, families, ipvs) = (Socket::open()?, families.to_vec(), mode == Mode::Ipvs);
+        Ok(Evidence { socket, families, ipvs, cases: Cases::default() })
     }
 
     /// Puts the program right, and says what that took.
@@ -88,14 +92,30 @@ impl Evidence {
         Ok(removed)
     }
 
-    /// What stands against anybody at the moment. Cheap: nearly always there is nothing.
+    /// What stands against anybody at the moment. Cheap: no more is noted than a sample, and nearly all of
+    /// that was answered.
     pub fn look(&mut self) -> Result<Vec<Seen>, Error> {
-        let mut seen = Vec::new();
+        let (mut seen, mut noted) = (Vec::new(), Vec::new());
         for family in &self.families {
-            nft::peek_elements(&mut self.socket, table(*family, TABLE), SIGNS, |element| {
-                seen.extend(read(*family, &element));
+            let table = table(*family, TABLE);
+            nft::peek_elements(&mut self.socket, table, REFUSED, |element| {
+                let refused =
+                    |backend| Seen { backend, sign: Sign::Refused, age: age(&element, REFUSED_FOR) };
+                seen.extend(read_backend(*family, element.key).map(refused));
+            })?;
+            nft::peek_elements(&mut self.socket, table, ASKED, |element| {
+                let asked = |flow| (flow, age(&element, ASKED_FOR));
+                noted.extend(read_flow(*family, element.key).map(asked));
             })?;
         }
+        let (now, socket) = (Instant::now(), &mut self.socket);
+        self.cases.look(now, &noted, |flow| ask(socket, flow))?;
+        let age = |since| now.saturating_duration_since(since);
+        seen.extend(self.cases.open().map(|(backend, since)| Seen {
+            backend,
+            sign: Sign::Unanswered,
+            age: age(since),
+        }));
         Ok(seen)
     }
 
@@ -167,21 +187,44 @@ fn key(backend: &BackendKey) -> Vec<u8> {
 /// The same read back, and how long it is.
 fn read_backend(family: Family, key: &[u8]) -> Option<BackendKey> {
     let (address, rest) = key.split_at_checked(address_len(family))?;
-    let address: IpAddr = match family {
-        Family::V4 => <[u8; 4]>::try_from(address).ok()?.into(),
-        Family::V6 => <[u8; 16]>::try_from(address).ok()?.into(),
-    };
+    let address = read_address(address)?;
     let [protocol, _, _, _, high, low, ..] = *rest else { return None };
     let protocol = Protocol::from_number(protocol)?;
     Some(BackendKey { protocol, at: SocketAddr::new(address, u16::from_be_bytes([high, low])) })
 }
 
-fn read(family: Family, element: &Element<'_>) -> Option<Seen> {
-    let backend = read_backend(family, element.key)?;
-    let kind = element.key.get(address_len(family) + 8..)?;
-    let sign = sign(u32::from_ne_bytes(kind.try_into().ok()?))?;
-    let age = SIGN_FOR.saturating_sub(element.expiration.unwrap_or(SIGN_FOR));
-    Some(Seen { backend, sign, age })
+/// A connection of TCP as a key: addresses and ports, each padded to four bytes.
+fn read_flow(family: Family, key: &[u8]) -> Option<Tuple> {
+    let (source, rest) = key.split_at_checked(address_len(family))?;
+    let (destination, rest) = rest.split_at_checked(address_len(family))?;
+    let [source_high, source_low, _, _, high, low, ..] = *rest else { return None };
+    Some(Tuple {
+        source: read_address(source)?,
+        destination: read_address(destination)?,
+        protocol: Protocol::Tcp.number(),
+        detail: Detail::Ports {
+            source: u16::from_be_bytes([source_high, source_low]),
+            destination: u16::from_be_bytes([high, low]),
+        },
+    })
+}
+
+fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = || <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4().or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+/// How long ago an element was added that stands for so long.
+fn age(element: &Element<'_>, stands: Duration) -> Duration {
+    stands.saturating_sub(element.expiration.unwrap_or(stands))
+}
+
+/// What the connection tracker knows of a connection.
+fn ask(socket: &mut Socket<Netfilter>, flow: &Tuple) -> Result<Known, netlink::Error> {
+    let Some(found) = conntrack::find(socket, flow)? else { return Ok(None) };
+    let Detail::Ports { source: port, .. } = found.reply.detail else { return Ok(None) };
+    let at = SocketAddr::new(found.reply.source, port);
+    Ok(Some((BackendKey { protocol: Protocol::Tcp, at }, found)))
 }
 
 #[cfg(test)]
@@ -193,21 +236,23 @@ mod tests {
         for (at, protocol) in [("10.1.2.3:8080", Protocol::Tcp), ("[fd00::1]:53", Protocol::Udp)] {
             let backend = BackendKey { protocol, at: at.parse().unwrap() };
             let family = Family::of(backend.at.ip());
-            let mut bytes = key(&backend);
-            assert_eq!(read_backend(family, &bytes), Some(backend));
-            assert_eq!(read(family, &Element { key: &bytes, ..Element::default() }), None);
-            bytes.extend(2u32.to_ne_bytes());
-            let expiration = Some(Duration::from_millis(2900));
-            let seen = read(family, &Element { key: &bytes, expiration, ..Element::default() });
-            let age = Duration::from_millis(100);
-            assert_eq!(seen, Some(Seen { backend, sign: Sign::Refused, age }));
+            assert_eq!(read_backend(family, &key(&backend)), Some(backend));
         }
+        let bytes = [10, 0, 0, 1, 10, 96, 0, 10, 0x82, 0x35, 0, 0, 0, 80, 0, 0];
+        let flow = read_flow(Family::V4, &bytes).unwrap();
+        assert_eq!((flow.source, flow.destination), ([10, 0, 0, 1].into(), [10, 96, 0, 10].into()));
+        assert_eq!(flow.detail, Detail::Ports { source: 33333, destination: 80 });
+        let element = Element { expiration: Some(Duration::from_millis(950)), ..Element::default() };
+        assert_eq!(age(&element, ASKED_FOR), Duration::from_millis(50));
     }
 
     #[test]
     fn foreign_keys_are_passed_over() {
         for bytes in [&[][..], &[1, 2, 3], &[10, 0, 0, 1, 99, 0, 0, 0, 0, 80, 0, 0, 1, 0, 0, 0]] {
-            assert_eq!(read(Family::V4, &Element { key: bytes, ..Element::default() }), None);
+            assert_eq!(read_backend(Family::V4, bytes), None);
+        }
+        for bytes in [&[][..], &[1, 2, 3], &[0; 12]] {
+            assert_eq!(read_flow(Family::V4, bytes), None);
         }
     }
 }

@@ -5,21 +5,17 @@
 //! backend (address, protocol, port) and a kind of sign, so a flood of packets fills nothing. An
 //! element is `add`ed, which does not begin its time anew: what is left of it tells its age.
 //!
-//! - A SYN that begins a connection notes that the backend was asked. What stands is the time since
-//!   when nobody has had an answer. So does one sent again, of a connection that is known and unanswered.
-//! - A SYN+ACK to anybody takes it back, and for a moment spares the backend further notes. For an
-//!   element that a rule has deleted stays in its bucket until the kernel's next collection
-//!   (`nft_rhash_delete`, `nft_rhash_gc`): a note for each connection of a busy backend makes a chain of
-//!   hundreds, through which each packet would have to go.
-//! - A reset that answers a SYN, or an ICMP error, is a refusal.
+//! - A SYN that begins a connection is noted as that connection, of which whoever looks asks the connection
+//!   tracker whether it was answered. So is one sent again. No more of them than a sample is noted: where
+//!   there are many, there will be another.
+//! - A reset that answers a SYN, or an ICMP error, is a refusal by a backend (address, protocol, port).
 //!
-//! Packets of TCP that neither begin nor refuse anything leave at the first rule, after a look at
-//! their flags; what is noted is limited by rate. So it costs healthy traffic next to nothing, and
-//! heavy traffic no more.
+//! Packets of TCP that neither ask nor refuse anything leave at the first rule, after a look at
+//! their flags; what is noted is limited by rate before anything is loaded for it. So it costs healthy
+//! traffic next to nothing, and heavy traffic no more, and no flood fills a table.
 
 use crate::program::{ChainSpec, Dynamic, Program, Rule, SetSpec, SetValue};
-use crate::write::{End, RuleWriter, address_len, rule};
-use aside::Sign;
+use crate::write::{RuleWriter, address_len, rule};
 use model::{Family, Protocol};
 use netlink::nftables::{
     Base, ChainKind, CtDirection, CtKey, Datatype, DynsetOperation, Expression, Hook, Operator, PayloadBase,
@@ -29,25 +25,25 @@ use std::time::Duration;
 
 /// The table's name, which is how it is known as ours.
 pub const TABLE: &str = "portolan-evidence";
-/// Backends and kinds of signs.
-pub(super) const SIGNS: &str = "signs";
-/// Backends that have just answered somebody.
-const ANSWERED: &str = "answered";
+/// Connections that were asked for.
+pub(super) const ASKED: &str = "asked";
+/// Backends that refused somebody.
+pub(super) const REFUSED: &str = "refused";
 /// Backends that are set aside, with a word on each.
 pub(super) const ASIDE: &str = "aside";
 
 /// How many notes of a set there can be at once; those beyond are not made.
 const NOTES_MAX: u32 = 8192;
-/// How long a sign stands.
-pub(super) const SIGN_FOR: Duration = Duration::from_secs(3);
-/// How long a backend that has answered is not noted as asked, and how often the kernel collects what has
-/// expired or was deleted: so much of it there can be in one bucket.
-const ANSWERED_FOR: Duration = Duration::from_millis(100);
+/// How long a refusal stands.
+pub(super) const REFUSED_FOR: Duration = Duration::from_secs(3);
+/// How long a connection is noted as asked for: long enough to be looked at also where the machine is out of
+/// breath, and no longer, for all of them are read at each look.
+pub(super) const ASKED_FOR: Duration = Duration::from_secs(1);
+/// How often the kernel collects what has expired.
 const COLLECT_EVERY: Duration = Duration::from_millis(250);
 /// How many notes of a kind are made in a second. The first is called for by connections, the others by
 /// trouble only.
-const ASKED_PER_S: u64 = 200;
-const ANSWERED_PER_S: u64 = 1000;
+const ASKED_PER_S: u64 = 100;
 const TROUBLE_PER_S: u64 = 1000;
 
 /// Right behind destination NAT, and behind IPVS, which stands 2 behind that (`ip_vs_ops4`).
@@ -74,22 +70,8 @@ const TOO_BIG: u8 = 4;
 const KEY: Register = Register::new(0);
 const SCRATCH: Register = Register::new(12);
 
-/// The kind of sign as the key has it.
-pub(super) fn code(sign: Sign) -> u32 {
-    match sign {
-        Sign::Unanswered => 1,
-        Sign::Refused => 2,
-    }
-}
-
-/// The other way round.
-pub(super) fn sign(code: u32) -> Option<Sign> {
-    [Sign::Unanswered, Sign::Refused].into_iter().find(|sign| self::code(*sign) == code)
-}
-
-/// The chains of SYNs and of SYN+ACKs.
-const ASKED: &str = "asked";
-const ANSWERS: &str = "answers";
+/// The chain of SYNs.
+const ASKS: &str = "asks";
 
 /// The whole program. Beside IPVS, which leaves no trace in a connection's status, connections are known
 /// where it sends them on: as leaving the host. Those of the host itself are among them, and harmless.
@@ -113,14 +95,13 @@ pub(super) fn program(family: Family, ipvs: bool) -> Program {
     };
     Program {
         chains: vec![
-            ChainSpec { name: ASKED.to_owned(), base: None, rules: rules.asked() },
-            ChainSpec { name: ANSWERS.to_owned(), base: None, rules: vec![rules.answers()] },
+            ChainSpec { name: ASKS.to_owned(), base: None, rules: rules.asks() },
             base("incoming", Hook::Prerouting, rules.chain(!ipvs)),
             base("outgoing", Hook::Output, rules.chain(true)),
         ],
         sets: vec![
-            noted(SIGNS, [&backend[..], &[Datatype::Mark]].concat()),
-            noted(ANSWERED, backend.clone()),
+            noted(ASKED, vec![address, address, Datatype::InetService, Datatype::InetService]),
+            noted(REFUSED, backend.clone()),
             SetSpec { name: ASIDE.to_owned(), key: backend, data: SetValue::Nothing, dynamic: None },
         ],
     }
@@ -138,40 +119,27 @@ impl Rules {
 
     /// `asks`: whether connections begin here, too.
     fn chain(&self, asks: bool) -> Vec<Rule> {
-        let nothing = self.tcp(SYN | RST, 0).accept();
-        let mut rules = vec![nothing.end("neither begins nor refuses")];
+        let nothing = self.tcp(ACK | RST, ACK).accept();
+        let mut rules = vec![nothing.end("neither asks nor refuses")];
         if asks {
-            rules.push(self.tcp(SYN | ACK | RST | FIN, SYN).goto(ASKED).end("a client asks"));
+            rules.push(self.tcp(SYN | ACK | RST | FIN, SYN).goto(ASKS).end("a client asks"));
         }
-        rules.push(self.tcp(SYN | ACK | RST | FIN, SYN | ACK).goto(ANSWERS).end("somebody answers"));
-        let refused = self.reply(self.tcp(SYN | ACK | RST, RST | ACK));
-        let refused = self.key(self.balanced(refused, STATUS_ASSURED, 0), Sign::Refused);
-        rules.push(add(limit(refused, TROUBLE_PER_S), SIGNS, SIGN_FOR).end("a backend refuses"));
+        let refuses = self.reply(self.tcp(SYN | ACK | RST, RST | ACK));
+        let refuses = self.balanced(refuses, STATUS_ASSURED, 0);
+        rules.push(self.refuses(refuses).end("a backend refuses"));
         rules.push(self.unreachable());
         rules
     }
 
     /// SYNs.
-    fn asked(&self) -> Vec<Rule> {
-        let note = |status: RuleWriter, per_s| {
-            let asked = self.key(status, Sign::Unanswered).and(if_not_answered());
-            add(limit(asked, per_s), SIGNS, SIGN_FOR)
-        };
+    fn asks(&self) -> Vec<Rule> {
+        let note = |rule, per_s| add(self.original(limit(rule, per_s)), ASKED, ASKED_FOR);
         let first = self.balanced(self.rule(), STATUS_CONFIRMED, 0);
         let again = self.balanced(self.rule(), STATUS_CONFIRMED | STATUS_SEEN_REPLY, STATUS_CONFIRMED);
         vec![
             note(first, ASKED_PER_S).end("a client asks"),
             note(again, TROUBLE_PER_S).end("a client asks again"),
         ]
-    }
-
-    /// SYN+ACKs. One of a backend that has just answered ends at one look-up: it has not been noted since,
-    /// but for a note that another CPU made at the same moment, of which the node asks, and is answered.
-    fn answers(&self) -> Rule {
-        // Only a packet of the backend's has it as its source, whatever the direction.
-        let answer = if self.ipvs { self.reply(self.rule()) } else { self.balanced(self.rule(), 0, 0) };
-        let first = self.source_key(answer).and(if_not_answered()).and(delete());
-        add(limit(first, ANSWERED_PER_S), ANSWERED, ANSWERED_FOR).end("a backend answers")
     }
 
     /// Goes on if the connection is balanced, as far as that can be told, and these bits of its status
@@ -203,31 +171,34 @@ impl Rules {
         )
     }
 
-    /// Loads the key: who answers this connection, and the sign.
-    fn key(&self, rule: RuleWriter, sign: Sign) -> RuleWriter {
+    /// Loads the connection: what its first packet said.
+    fn original(&self, rule: RuleWriter) -> RuleWriter {
+        let destination = KEY.after(address_len(self.family));
+        let source_port = destination.after(address_len(self.family));
+        let source = match self.family {
+            Family::V4 => CtKey::SrcIp,
+            Family::V6 => CtKey::SrcIp6,
+        };
+        let ct = |key, into| Expression::Ct { into, key, direction: Some(CtDirection::Original) };
+        rule.and(ct(source, KEY))
+            .original_destination(destination)
+            .and(ct(CtKey::ProtoSrc, source_port))
+            .original_port(source_port.after(4))
+    }
+
+    /// Notes who was to answer this connection.
+    fn refuses(&self, rule: RuleWriter) -> RuleWriter {
         let source = match self.family {
             Family::V4 => CtKey::SrcIp,
             Family::V6 => CtKey::SrcIp6,
         };
         let ct = |key, into| Expression::Ct { into, key, direction: Some(CtDirection::Reply) };
         let protocol = KEY.after(address_len(self.family));
-        let port = protocol.after(4);
-        rule.and(ct(source, KEY))
+        let rule = limit(rule, TROUBLE_PER_S)
+            .and(ct(source, KEY))
             .and(ct(CtKey::Protocol, protocol))
-            .and(ct(CtKey::ProtoSrc, port))
-            .number(code(sign), port.after(4))
-    }
-
-    /// The same for a SYN+ACK: who sent it, which costs less to load.
-    fn source_key(&self, rule: RuleWriter) -> RuleWriter {
-        let protocol = KEY.after(address_len(self.family));
-        let port = protocol.after(4);
-        let source = Expression::Payload { into: port, base: PayloadBase::Transport, offset: 0, len: 2 };
-        rule.address(End::Source, KEY)
-            // As a number, `nft` would not be able to print it.
-            .protocol(protocol)
-            .and(source)
-            .number(code(Sign::Unanswered), port.after(4))
+            .and(ct(CtKey::ProtoSrc, protocol.after(4)));
+        add(rule, REFUSED, REFUSED_FOR)
     }
 
     /// An ICMP error about a connection: whoever sent it says that the backend is not there.
@@ -247,8 +218,7 @@ impl Rules {
             .and(Expression::Ct { into: SCRATCH, key: CtKey::State, direction: None })
             .mask(SCRATCH, ne(STATE_RELATED))
             .compare(SCRATCH, Operator::NotEqual, &[0; 4]);
-        let refused = self.key(self.reply(rule), Sign::Refused);
-        add(limit(refused, TROUBLE_PER_S), SIGNS, SIGN_FOR).end("a backend cannot be reached")
+        self.refuses(self.reply(rule)).end("a backend cannot be reached")
     }
 }
 
@@ -257,20 +227,10 @@ fn limit(rule: RuleWriter, per_s: u64) -> RuleWriter {
     rule.and(Expression::Limit { rate: per_s, per_s: 1, burst: per_s as u32, invert: false })
 }
 
-/// Goes on if the backend of the key has not just answered somebody.
-fn if_not_answered() -> Expression {
-    Expression::Lookup { set: ANSWERED.into(), key: KEY, into: None, invert: true }
-}
-
 fn add(rule: RuleWriter, set: &str, time: Duration) -> RuleWriter {
     let operation = DynsetOperation::Add;
     let (set, timeout) = (set.into(), Some(time));
     rule.and(Expression::Dynset { operation, set, key: KEY, data: None, timeout, invert: false })
-}
-
-fn delete() -> Expression {
-    let operation = DynsetOperation::Delete;
-    Expression::Dynset { operation, set: SIGNS.into(), key: KEY, data: None, timeout: None, invert: false }
 }
 
 fn ne(number: u32) -> Vec<u8> {

@@ -6,7 +6,7 @@
 use super::asking::{Asking, Said};
 use crate::run::Event;
 use aside::{Answer, BackendKey, Outcome, Sign, Trial};
-use dataplane::evidence::{Evidence, Seen};
+use dataplane::evidence::Evidence;
 use model::Protocol;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -20,8 +20,6 @@ use telemetry::{error, info, verbose};
 
 /// How often we look.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// How old a SYN without answer must be to count.
-const ASKED_FOR: Duration = Duration::from_millis(20);
 /// The same sign is told again only after so long.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 /// How long nothing is tried where the kernel refuses.
@@ -182,8 +180,7 @@ impl Prober {
         };
         let told = &mut self.state.told;
         told.retain(|_, told| now.saturating_duration_since(*told) < TELL_EVERY);
-        let counts = |seen: &Seen| seen.sign != Sign::Unanswered || seen.age >= ASKED_FOR;
-        let seen = seen.into_iter().filter(counts).map(|seen| (seen.backend, seen.sign));
+        let seen = seen.into_iter().map(|seen| (seen.backend, seen.sign));
         // Beside IPVS we see our own questions at that port.
         let seen = seen.filter(|(backend, _)| backend.at.port() != CLOSED_PORT);
         let signs: Vec<_> = seen.filter(|sign| told.insert(*sign, now).is_none()).collect();

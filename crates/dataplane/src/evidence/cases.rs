@@ -1,0 +1,211 @@
+//! Connections that backends have not answered yet, as far as they were noted.
+//!
+//! Pure: the connection tracker is a function here.
+
+use aside::BackendKey;
+use netlink::conntrack::{Flow, STATUS_SEEN_REPLY, Tuple};
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+/// How long a connection may go unanswered without being held against anybody.
+const ANSWER_MAX: Duration = Duration::from_millis(20);
+/// How long a case stands after the last connection that went unanswered.
+const STANDS: Duration = Duration::from_secs(3);
+/// How many backends there are cases against, and connections in each.
+const CASES_MAX: usize = 1024;
+const FLOWS_MAX: usize = 8;
+
+/// What the connection tracker knows of a connection, and who answers it.
+pub(super) type Known = Option<(BackendKey, Flow)>;
+
+/// Who was asked and has answered nobody since.
+#[derive(Debug, Default)]
+pub(super) struct Cases {
+    open: HashMap<BackendKey, Case>,
+    /// Noted connections that have been looked into.
+    done: HashSet<Tuple>,
+}
+
+#[derive(Debug)]
+struct Case {
+    since: Instant,
+    /// When a connection was last added.
+    fed: Instant,
+    flows: Vec<Tuple>,
+}
+
+impl Cases {
+    /// Takes in the connections that are noted now, and how old these notes are; looks into those that are
+    /// due, and again into those that were unanswered. A backend that has answered one is cleared of all.
+    pub(super) fn look<E>(
+        &mut self,
+        now: Instant,
+        noted: &[(Tuple, Duration)],
+        mut ask: impl FnMut(&Tuple) -> Result<Known, E>,
+    ) -> Result<(), E> {
+        let mut cleared = Vec::new();
+        for (backend, case) in &mut self.open {
+            let mut left = Vec::new();
+            for flow in case.flows.drain(..) {
+                match ask(&flow)? {
+                    Some((_, known)) if is_answered(&known) => cleared.push(*backend),
+                    // One that is forgotten proves nothing, nor one that begins anew, with somebody else.
+                    Some((by, _)) if by == *backend => left.push(flow),
+                    _ => {}
+                }
+            }
+            case.flows = left;
+        }
+        let is_over = |case: &Case| case.flows.is_empty() || now.saturating_duration_since(case.fed) > STANDS;
+        self.open.retain(|_, case| !is_over(case));
+        let seen: HashSet<&Tuple> = noted.iter().map(|(flow, _)| flow).collect();
+        self.done.retain(|flow| seen.contains(flow));
+        for (flow, age) in noted.iter().filter(|(_, age)| *age >= ANSWER_MAX) {
+            if self.done.contains(flow) {
+                continue;
+            }
+            let known = ask(flow)?;
+            self.done.insert(*flow);
+            match known {
+                Some((backend, known)) if is_answered(&known) => cleared.push(backend),
+                Some((backend, _)) if self.open.len() < CASES_MAX || self.open.contains_key(&backend) => {
+                    let begun = now.checked_sub(*age).unwrap_or(now);
+                    let new = || Case { since: begun, fed: now, flows: Vec::new() };
+                    let case = self.open.entry(backend).or_insert_with(new);
+                    case.fed = now;
+                    if case.flows.len() < FLOWS_MAX {
+                        case.flows.push(*flow);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for backend in cleared {
+            self.open.remove(&backend);
+        }
+        Ok(())
+    }
+
+    /// Those who have not answered, and since when.
+    pub(super) fn open(&self) -> impl Iterator<Item = (BackendKey, Instant)> {
+        self.open.iter().map(|(backend, case)| (*backend, case.since))
+    }
+}
+
+fn is_answered(flow: &Flow) -> bool {
+    flow.status & STATUS_SEEN_REPLY != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Protocol;
+    use netlink::conntrack::Detail;
+    use std::convert::Infallible;
+    use std::net::IpAddr;
+
+    const AGE: Duration = Duration::from_millis(30);
+
+    fn tuple(port: u16) -> Tuple {
+        let ip = |last| IpAddr::from([10, 0, 0, last]);
+        let detail = Detail::Ports { source: port, destination: 80 };
+        Tuple { source: ip(1), destination: ip(2), protocol: 6, detail }
+    }
+
+    fn backend(last: u8) -> BackendKey {
+        BackendKey { protocol: Protocol::Tcp, at: ([10, 1, 0, last], 8080).into() }
+    }
+
+    fn known(port: u16, by: u8, status: u32) -> Known {
+        let original = tuple(port);
+        let flow = Flow {
+            original,
+            reply: original,
+            status,
+            mark: 0,
+            timeout_s: None,
+            tcp_state: None,
+            id: 0,
+            zone: 0,
+        };
+        Some((backend(by), flow))
+    }
+
+    /// A look at which the tracker knows these of ports, backends and whether they answered.
+    fn look(cases: &mut Cases, now: Instant, noted: &[u16], knows: &[(u16, u8, bool)]) -> Vec<BackendKey> {
+        let noted: Vec<_> = noted.iter().map(|port| (tuple(*port), AGE)).collect();
+        let done = cases.look(now, &noted, |asked| {
+            let found = knows.iter().find(|(port, ..)| tuple(*port) == *asked);
+            let status = |answered: bool| if answered { STATUS_SEEN_REPLY } else { 0 };
+            Ok::<_, Infallible>(found.and_then(|(port, by, answered)| known(*port, *by, status(*answered))))
+        });
+        done.unwrap_or_else(|never| match never {});
+        let mut open: Vec<_> = cases.open().map(|(backend, _)| backend).collect();
+        open.sort();
+        open
+    }
+
+    #[test]
+    fn who_answers_has_no_case() {
+        let (mut cases, now) = (Cases::default(), Instant::now());
+        assert_eq!(look(&mut cases, now, &[1, 2], &[(1, 1, true), (2, 2, false)]), [backend(2)]);
+        assert_eq!(cases.open().next().unwrap().1, now - AGE);
+        // It answers somebody else.
+        assert_eq!(look(&mut cases, now, &[2, 3], &[(2, 2, false), (3, 2, true)]), []);
+        // The note of before is not looked into again.
+        assert_eq!(look(&mut cases, now, &[2, 3], &[(2, 2, false), (3, 2, true)]), []);
+    }
+
+    #[test]
+    fn an_answer_that_is_late_ends_it() {
+        let (mut cases, now) = (Cases::default(), Instant::now());
+        assert_eq!(look(&mut cases, now, &[1], &[(1, 1, false)]), [backend(1)]);
+        assert_eq!(look(&mut cases, now, &[], &[(1, 1, false)]), [backend(1)]);
+        assert_eq!(look(&mut cases, now, &[], &[(1, 1, true)]), []);
+    }
+
+    #[test]
+    fn what_is_forgotten_or_goes_elsewhere_is_no_evidence() {
+        for then in [&[][..], &[(1, 2, false)]] {
+            let (mut cases, now) = (Cases::default(), Instant::now());
+            assert_eq!(look(&mut cases, now, &[1], &[(1, 1, false)]), [backend(1)]);
+            assert_eq!(look(&mut cases, now, &[1], then), []);
+        }
+        let mut cases = Cases::default();
+        assert_eq!(look(&mut cases, Instant::now(), &[1], &[]), []);
+    }
+
+    #[test]
+    fn a_case_ends_some_time_after_the_last_that_feeds_it() {
+        let (mut cases, now) = (Cases::default(), Instant::now());
+        let knows = [(1, 1, false), (2, 1, false)];
+        look(&mut cases, now, &[1], &knows);
+        let soon = now + Duration::from_secs(2);
+        assert_eq!(look(&mut cases, soon, &[2], &knows), [backend(1)]);
+        assert_eq!(look(&mut cases, soon + Duration::from_secs(2), &[], &knows), [backend(1)]);
+        assert_eq!(look(&mut cases, soon + Duration::from_secs(4), &[], &knows), []);
+    }
+
+    #[test]
+    fn young_notes_wait() {
+        let (mut cases, now) = (Cases::default(), Instant::now());
+        let noted = [(tuple(1), Duration::from_millis(5))];
+        let ask = |_: &Tuple| -> Result<Known, Infallible> { panic!("too early") };
+        cases.look(now, &noted, ask).unwrap_or_else(|never| match never {});
+        assert_eq!(cases.open().count(), 0);
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_remembered() {
+        let (mut cases, now) = (Cases::default(), Instant::now());
+        let noted: Vec<_> = (0..20_000).map(|port| (tuple(port), AGE)).collect();
+        let ask = |asked: &Tuple| {
+            let Detail::Ports { source, .. } = asked.detail else { return Ok(None) };
+            let key = BackendKey { protocol: Protocol::Tcp, at: ([10, 1, 0, 1], source % 2000).into() };
+            Ok::<_, Infallible>(known(source, 1, 0).map(|(_, flow)| (key, flow)))
+        };
+        cases.look(now, &noted, ask).unwrap_or_else(|never| match never {});
+        assert_eq!(cases.open().count(), CASES_MAX);
+        assert!(cases.open.values().all(|case| case.flows.len() <= FLOWS_MAX));
+    }
+}

@@ -314,11 +314,14 @@ pub fn flows(socket: &mut Socket<Netfilter>, filter: &Filter) -> Result<Vec<Flow
     })
 }
 
-/// Looks one flow up by what its first packet said; `None` when it is not remembered. In zone 0.
-pub fn find(socket: &mut Socket<Netfilter>, original: &Tuple) -> Result<Option<Flow>, Error> {
+/// Looks one flow up by what its first packet said; `None` when it is not remembered.
+pub fn find(socket: &mut Socket<Netfilter>, original: &Tuple, zone: u16) -> Result<Option<Flow>, Error> {
     let family = IpVersion::of(original.source).family();
     let mut request = Messages::one(CT_GET, 0, &nfgenmsg(family, 0), |w| {
         w.nest(CTA_TUPLE_ORIG, |w| put_tuple(w, original));
+        if zone != 0 {
+            w.put_be16(CTA_ZONE, zone);
+        }
     });
     match socket.get(&"look up a conntrack entry", &mut request, |message| read_flow(&message)) {
         Ok(flow) => Ok(Some(flow)),

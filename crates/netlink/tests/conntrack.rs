@@ -178,6 +178,21 @@ fn flows_are_listed_by_filter() {
 }
 
 #[test]
+fn a_flow_is_found_by_its_first_packet() {
+    let socket = &mut open();
+    let all = flows(socket, &Filter::default()).unwrap();
+    assert_eq!(all.len(), 4);
+    for flow in &all {
+        let found = find(socket, &flow.original, flow.zone).unwrap().expect("it is there");
+        assert_eq!((found.id, &found.original, &found.reply), (flow.id, &flow.original, &flow.reply));
+    }
+    assert_eq!(forget(socket, &all).unwrap(), 4);
+    for flow in &all {
+        assert_eq!(find(socket, &flow.original, flow.zone).unwrap(), None);
+    }
+}
+
+#[test]
 fn flows_are_forgotten_one_by_one() {
     let socket = &mut open();
     let all = Filter::default();

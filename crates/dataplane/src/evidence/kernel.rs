@@ -219,9 +219,9 @@ fn age(element: &Element<'_>, stands: Duration) -> Duration {
     stands.saturating_sub(element.expiration.unwrap_or(stands))
 }
 
-/// What the connection tracker knows of a connection.
+/// What the connection tracker knows of a connection. Where it has zones, Services are in the first.
 fn ask(socket: &mut Socket<Netfilter>, flow: &Tuple) -> Result<Known, netlink::Error> {
-    let Some(found) = conntrack::find(socket, flow)? else { return Ok(None) };
+    let Some(found) = conntrack::find(socket, flow, 0)? else { return Ok(None) };
     let Detail::Ports { source: port, .. } = found.reply.detail else { return Ok(None) };
     let at = SocketAddr::new(found.reply.source, port);
     Ok(Some((BackendKey { protocol: Protocol::Tcp, at }, found)))

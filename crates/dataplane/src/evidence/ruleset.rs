@@ -1,9 +1,8 @@
 //! The rules that gather evidence.
 //!
 //! All stand right behind destination NAT, where a connection's reply tuple already names the backend:
-//! in the same chain for packets that come in and for those that leave the host. What is noted is a
-//! backend (address, protocol, port) and a kind of sign, so a flood of packets fills nothing. An
-//! element is `add`ed, which does not begin its time anew: what is left of it tells its age.
+//! in the same chain for packets that come in and for those that leave the host. An element is `add`ed, which
+//! does not begin its time anew: what is left of it tells its age.
 //!
 //! - A SYN that begins a connection is noted as that connection, of which whoever looks asks the connection
 //!   tracker whether it was answered. So is one sent again. No more of them than a sample is noted: where

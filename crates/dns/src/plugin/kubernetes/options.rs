@@ -105,7 +105,8 @@ impl Read {
                 options.ignore_empty = true;
             }
             "multicluster" => {
-                for (word, zone) in option.at_least_one()?.iter().zip(origins(&option.args, &[])?) {
+                // Without zones it is for none.
+                for (word, zone) in option.args.iter().zip(origins(&option.args, &[])?) {
                     if !options.zones.iter().any(|of| of.name == zone.lowercase()) {
                         return Err(word.error("not among the zones of this kubernetes"));
                     }

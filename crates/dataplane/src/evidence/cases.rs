@@ -13,7 +13,10 @@ const ANSWER_MAX: Duration = Duration::from_millis(20);
 const STANDS: Duration = Duration::from_secs(3);
 /// How many backends there are cases against, and connections in each.
 const CASES_MAX: usize = 1024;
-const FLOWS_MAX: usize = 8;
+const FLOWS_MAX: usize = 4;
+/// Of how many connections the tracker is asked again at one look, about: when more go unanswered, they take
+/// turns.
+const AGAIN_MAX: usize = 256;
 
 /// What the connection tracker knows of a connection, and who answers it.
 pub(super) type Known = Option<(BackendKey, Flow)>;
@@ -24,6 +27,8 @@ pub(super) struct Cases {
     open: HashMap<BackendKey, Case>,
     /// Noted connections that have been looked into.
     done: HashSet<Tuple>,
+    /// Whose turn it is.
+    turn: usize,
 }
 
 #[derive(Debug)]
@@ -44,7 +49,9 @@ impl Cases {
         mut ask: impl FnMut(&Tuple) -> Result<Known, E>,
     ) -> Result<(), E> {
         let mut cleared = Vec::new();
-        for (backend, case) in &mut self.open {
+        let turns = self.open.values().map(|case| case.flows.len()).sum::<usize>() / AGAIN_MAX + 1;
+        self.turn = self.turn.wrapping_add(1);
+        for (backend, case) in self.open.iter_mut().skip(self.turn % turns).step_by(turns) {
             let mut left = Vec::new();
             for flow in case.flows.drain(..) {
                 match ask(&flow)? {
@@ -207,5 +214,18 @@ mod tests {
         cases.look(now, &noted, ask).unwrap_or_else(|never| match never {});
         assert_eq!(cases.open().count(), CASES_MAX);
         assert!(cases.open.values().all(|case| case.flows.len() <= FLOWS_MAX));
+        // They take turns, and all have theirs.
+        let (mut asked, mut most) = (HashSet::new(), 0);
+        for _ in 0..CASES_MAX * FLOWS_MAX / AGAIN_MAX + 1 {
+            let before = asked.len();
+            let again = |flow: &Tuple| {
+                asked.insert(*flow);
+                ask(flow)
+            };
+            cases.look(now, &[], again).unwrap_or_else(|never| match never {});
+            most = most.max(asked.len() - before);
+        }
+        assert_eq!((asked.len(), cases.open().count()), (CASES_MAX * FLOWS_MAX, CASES_MAX));
+        assert!(most <= AGAIN_MAX, "{most} at one look");
     }
 }

@@ -3,7 +3,7 @@
 //! Pure: the connection tracker is a function here.
 
 use aside::BackendKey;
-use netlink::conntrack::{Flow, STATUS_SEEN_REPLY, Tuple};
+use netlink::conntrack::Tuple;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ const FLOWS_MAX: usize = 4;
 /// turns.
 const AGAIN_MAX: usize = 256;
 
-/// What the connection tracker knows of a connection, and who answers it.
-pub(super) type Known = Option<(BackendKey, Flow)>;
+/// What the connection tracker knows of a connection: who is to answer it, and whether anything came back.
+pub(super) type Known = Option<(BackendKey, bool)>;
 
 /// Who was asked and has answered nobody since.
 #[derive(Debug, Default)]
@@ -33,7 +33,6 @@ pub(super) struct Cases {
 
 #[derive(Debug)]
 struct Case {
-    since: Instant,
     /// When a connection was last added.
     fed: Instant,
     flows: Vec<Tuple>,
@@ -55,9 +54,9 @@ impl Cases {
             let mut left = Vec::new();
             for flow in case.flows.drain(..) {
                 match ask(&flow)? {
-                    Some((_, known)) if is_answered(&known) => cleared.push(*backend),
+                    Some((_, true)) => cleared.push(*backend),
                     // One that is forgotten proves nothing, nor one that begins anew, with somebody else.
-                    Some((by, _)) if by == *backend => left.push(flow),
+                    Some((by, false)) if by == *backend => left.push(flow),
                     _ => {}
                 }
             }
@@ -67,17 +66,16 @@ impl Cases {
         self.open.retain(|_, case| !is_over(case));
         let seen: HashSet<&Tuple> = noted.iter().map(|(flow, _)| flow).collect();
         self.done.retain(|flow| seen.contains(flow));
-        for (flow, age) in noted.iter().filter(|(_, age)| *age >= ANSWER_MAX) {
+        for (flow, _) in noted.iter().filter(|(_, age)| *age >= ANSWER_MAX) {
             if self.done.contains(flow) {
                 continue;
             }
             let known = ask(flow)?;
             self.done.insert(*flow);
             match known {
-                Some((backend, known)) if is_answered(&known) => cleared.push(backend),
-                Some((backend, _)) if self.open.len() < CASES_MAX || self.open.contains_key(&backend) => {
-                    let begun = now.checked_sub(*age).unwrap_or(now);
-                    let new = || Case { since: begun, fed: now, flows: Vec::new() };
+                Some((backend, true)) => cleared.push(backend),
+                Some((backend, false)) if self.open.len() < CASES_MAX || self.open.contains_key(&backend) => {
+                    let new = || Case { fed: now, flows: Vec::new() };
                     let case = self.open.entry(backend).or_insert_with(new);
                     case.fed = now;
                     if case.flows.len() < FLOWS_MAX {
@@ -93,14 +91,10 @@ impl Cases {
         Ok(())
     }
 
-    /// Those who have not answered, and since when.
-    pub(super) fn open(&self) -> impl Iterator<Item = (BackendKey, Instant)> {
-        self.open.iter().map(|(backend, case)| (*backend, case.since))
+    /// Those who have not answered.
+    pub(super) fn open(&self) -> impl Iterator<Item = BackendKey> {
+        self.open.keys().copied()
     }
-}
-
-fn is_answered(flow: &Flow) -> bool {
-    flow.status & STATUS_SEEN_REPLY != 0
 }
 
 #[cfg(test)]
@@ -123,31 +117,15 @@ mod tests {
         BackendKey { protocol: Protocol::Tcp, at: ([10, 1, 0, last], 8080).into() }
     }
 
-    fn known(port: u16, by: u8, status: u32) -> Known {
-        let original = tuple(port);
-        let flow = Flow {
-            original,
-            reply: original,
-            status,
-            mark: 0,
-            timeout_s: None,
-            tcp_state: None,
-            id: 0,
-            zone: 0,
-        };
-        Some((backend(by), flow))
-    }
-
     /// A look at which the tracker knows these of ports, backends and whether they answered.
     fn look(cases: &mut Cases, now: Instant, noted: &[u16], knows: &[(u16, u8, bool)]) -> Vec<BackendKey> {
         let noted: Vec<_> = noted.iter().map(|port| (tuple(*port), AGE)).collect();
         let done = cases.look(now, &noted, |asked| {
             let found = knows.iter().find(|(port, ..)| tuple(*port) == *asked);
-            let status = |answered: bool| if answered { STATUS_SEEN_REPLY } else { 0 };
-            Ok::<_, Infallible>(found.and_then(|(port, by, answered)| known(*port, *by, status(*answered))))
+            Ok::<_, Infallible>(found.map(|(_, by, answered)| (backend(*by), *answered)))
         });
         done.unwrap_or_else(|never| match never {});
-        let mut open: Vec<_> = cases.open().map(|(backend, _)| backend).collect();
+        let mut open: Vec<_> = cases.open().collect();
         open.sort();
         open
     }
@@ -156,7 +134,6 @@ mod tests {
     fn who_answers_has_no_case() {
         let (mut cases, now) = (Cases::default(), Instant::now());
         assert_eq!(look(&mut cases, now, &[1, 2], &[(1, 1, true), (2, 2, false)]), [backend(2)]);
-        assert_eq!(cases.open().next().unwrap().1, now - AGE);
         // It answers somebody else.
         assert_eq!(look(&mut cases, now, &[2, 3], &[(2, 2, false), (3, 2, true)]), []);
         // The note of before is not looked into again.
@@ -209,7 +186,7 @@ mod tests {
         let ask = |asked: &Tuple| {
             let Detail::Ports { source, .. } = asked.detail else { return Ok(None) };
             let key = BackendKey { protocol: Protocol::Tcp, at: ([10, 1, 0, 1], source % 2000).into() };
-            Ok::<_, Infallible>(known(source, 1, 0).map(|(_, flow)| (key, flow)))
+            Ok::<_, Infallible>(Some((key, false)))
         };
         cases.look(now, &noted, ask).unwrap_or_else(|never| match never {});
         assert_eq!(cases.open().count(), CASES_MAX);

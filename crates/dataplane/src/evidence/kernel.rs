@@ -1,13 +1,13 @@
 //! The table in the kernel: installing it, looking at what it noted, keeping who is set aside.
 
 use super::cases::{Cases, Known};
-use super::ruleset::{ASIDE, ASKED, ASKED_FOR, REFUSED, REFUSED_FOR, TABLE, program};
+use super::ruleset::{ASIDE, ASKED, ASKED_FOR, REFUSED, TABLE, program};
 use crate::program::{Installed, install, needs_new_table, table};
 use crate::write::{address_len, octets};
 use crate::{Error, Mode};
 use aside::{BackendKey, Sign};
 use model::{Family, Protocol};
-use netlink::conntrack::{self, Detail, Tuple};
+use netlink::conntrack::{self, Detail, STATUS_SEEN_REPLY, Tuple};
 use netlink::nftables::{self as nft, Batch, Element, Table, userdata};
 use netlink::{Netfilter, Socket};
 use std::net::{IpAddr, SocketAddr};
@@ -20,8 +20,6 @@ pub struct Seen {
     pub backend: BackendKey,
     /// What.
     pub sign: Sign,
-    /// Since when it stands.
-    pub age: Duration,
 }
 
 /// A backend that is set aside, and a word on it.
@@ -99,8 +97,7 @@ impl Evidence {
         for family in &self.families {
             let table = table(*family, TABLE);
             nft::peek_elements(&mut self.socket, table, REFUSED, |element| {
-                let refused =
-                    |backend| Seen { backend, sign: Sign::Refused, age: age(&element, REFUSED_FOR) };
+                let refused = |backend| Seen { backend, sign: Sign::Refused };
                 seen.extend(read_backend(*family, element.key).map(refused));
             })?;
             nft::peek_elements(&mut self.socket, table, ASKED, |element| {
@@ -108,14 +105,9 @@ impl Evidence {
                 noted.extend(read_flow(*family, element.key).map(asked));
             })?;
         }
-        let (now, socket) = (Instant::now(), &mut self.socket);
-        self.cases.look(now, &noted, |flow| ask(socket, flow))?;
-        let age = |since| now.saturating_duration_since(since);
-        seen.extend(self.cases.open().map(|(backend, since)| Seen {
-            backend,
-            sign: Sign::Unanswered,
-            age: age(since),
-        }));
+        let socket = &mut self.socket;
+        self.cases.look(Instant::now(), &noted, |flow| ask(socket, flow))?;
+        seen.extend(self.cases.open().map(|backend| Seen { backend, sign: Sign::Unanswered }));
         Ok(seen)
     }
 
@@ -224,7 +216,7 @@ fn ask(socket: &mut Socket<Netfilter>, flow: &Tuple) -> Result<Known, netlink::E
     let Some(found) = conntrack::find(socket, flow, 0)? else { return Ok(None) };
     let Detail::Ports { source: port, .. } = found.reply.detail else { return Ok(None) };
     let at = SocketAddr::new(found.reply.source, port);
-    Ok(Some((BackendKey { protocol: Protocol::Tcp, at }, found)))
+    Ok(Some((BackendKey { protocol: Protocol::Tcp, at }, found.status & STATUS_SEEN_REPLY != 0)))
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub(super) const ASIDE: &str = "aside";
 /// How many notes of a set there can be at once; those beyond are not made.
 const NOTES_MAX: u32 = 8192;
 /// How long a refusal stands.
-pub(super) const REFUSED_FOR: Duration = Duration::from_secs(3);
+const REFUSED_FOR: Duration = Duration::from_secs(3);
 /// How long a connection is noted as asked for: long enough to be looked at also where the machine is out of
 /// breath, and no longer, for all of them are read at each look.
 pub(super) const ASKED_FOR: Duration = Duration::from_secs(1);
@@ -170,16 +170,20 @@ impl Rules {
         )
     }
 
+    /// The source address of a direction.
+    fn source(&self) -> CtKey {
+        match self.family {
+            Family::V4 => CtKey::SrcIp,
+            Family::V6 => CtKey::SrcIp6,
+        }
+    }
+
     /// Loads the connection: what its first packet said.
     fn original(&self, rule: RuleWriter) -> RuleWriter {
         let destination = KEY.after(address_len(self.family));
         let source_port = destination.after(address_len(self.family));
-        let source = match self.family {
-            Family::V4 => CtKey::SrcIp,
-            Family::V6 => CtKey::SrcIp6,
-        };
         let ct = |key, into| Expression::Ct { into, key, direction: Some(CtDirection::Original) };
-        rule.and(ct(source, KEY))
+        rule.and(ct(self.source(), KEY))
             .original_destination(destination)
             .and(ct(CtKey::ProtoSrc, source_port))
             .original_port(source_port.after(4))
@@ -187,14 +191,10 @@ impl Rules {
 
     /// Notes who was to answer this connection.
     fn refuses(&self, rule: RuleWriter) -> RuleWriter {
-        let source = match self.family {
-            Family::V4 => CtKey::SrcIp,
-            Family::V6 => CtKey::SrcIp6,
-        };
         let ct = |key, into| Expression::Ct { into, key, direction: Some(CtDirection::Reply) };
         let protocol = KEY.after(address_len(self.family));
         let rule = limit(rule, TROUBLE_PER_S)
-            .and(ct(source, KEY))
+            .and(ct(self.source(), KEY))
             .and(ct(CtKey::Protocol, protocol))
             .and(ct(CtKey::ProtoSrc, protocol.after(4)));
         add(rule, REFUSED, REFUSED_FOR)
